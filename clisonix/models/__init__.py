@@ -1,0 +1,6 @@
+"""Reference models for streams."""
+
+from clisonix.models.tokens import Front, Tokeniser, TokenSpec
+from clisonix.models.transformer import StreamTransformer
+
+__all__ = ["Front", "StreamTransformer", "TokenSpec", "Tokeniser"]
