@@ -1,0 +1,95 @@
+"""Start the web app on this machine, for this user only."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clisonix.errors import ClisonixError
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
+ADDRESS = "127.0.0.1"
+
+
+def create_app(runs_folder: Path, token: str) -> Starlette:
+    """The web app as an ASGI application.
+
+    Args:
+        runs_folder: the folder that holds run folders, or groups of run folders.
+        token: the secret without which nothing is shown; at least 16 characters.
+
+    Raises:
+        ClisonixError: the folder does not exist, the token is too short, or the extra `demo` is missing.
+    """
+    folder = Path(runs_folder)
+    if not folder.is_dir():
+        raise ClisonixError(f"{folder} is not a folder: give the folder that holds your runs")
+    if len(token) < 16:
+        raise ClisonixError("the token is shorter than 16 characters: use secrets.token_urlsafe()")
+    with _extra():
+        from clisonix.demo.app import build_app
+
+        return build_app(folder, token)
+
+
+def serve(runs_folder: Path, port: int = 0, open_browser: bool = False) -> None:
+    """Serve the web app on the loopback interface until interrupted, and print the address to open.
+
+    Args:
+        runs_folder: the folder that holds the runs.
+        port: the TCP port; 0 takes a free one.
+        open_browser: also open the address in the default browser.
+
+    Raises:
+        ClisonixError: the folder does not exist, the port is taken, or the extra `demo` is missing.
+    """
+    token = secrets.token_urlsafe(32)
+    app = create_app(runs_folder, token)
+    with _extra():
+        import uvicorn
+
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((ADDRESS, port))
+            listener.listen()
+        except (OSError, OverflowError) as error:
+            raise ClisonixError(
+                f"cannot listen on port {port} ({error}): choose another, or 0 for a free one"
+            ) from error
+        url = f"http://{ADDRESS}:{listener.getsockname()[1]}/?token={token}"
+        print(f"Open {url}\nStop with Ctrl-C.", flush=True)
+        if open_browser:
+            import webbrowser
+
+            webbrowser.open(url)
+        # The access log would print the token; headers of a proxy must not be believed.
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            lifespan="off",
+            ws="none",
+        )
+        with suppress(KeyboardInterrupt):
+            uvicorn.Server(config).run(sockets=[listener])
+
+
+@contextmanager
+def _extra() -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name not in ("starlette", "uvicorn"):
+            raise
+        raise ClisonixError(
+            f"the web app needs {error.name}, which is not installed: pip install 'clisonix[demo]'"
+        ) from error
