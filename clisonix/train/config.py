@@ -1,0 +1,280 @@
+"""The recipe of a run: one YAML file, checked before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from clisonix.errors import ClisonixError, nearest
+from clisonix.models import Front
+
+
+class Strict(BaseModel):
+    """A section in which an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AudioSource(Strict):
+    """WAV or FLAC files, one recording each."""
+
+    reader: Literal["audio"]
+    files: str
+    name: str = "{file}"
+
+
+class CsvSource(Strict):
+    """CSV files, plain or gzip, one recording each. `time`, `marker`: column names."""
+
+    reader: Literal["csv"]
+    files: str
+    channels: list[str] = Field(min_length=1)
+    rate_hz: float = Field(gt=0)
+    name: str = "{file}"
+    time: str | None = None
+    marker: str | None = None
+    unit: str = ""
+
+
+class EdfSource(Strict):
+    """EDF, EDF+ or BDF files, one recording each."""
+
+    reader: Literal["edf"]
+    files: str
+    channels: list[str] = Field(min_length=1)
+    name: str = "{file}"
+
+
+class PackedSource(Strict):
+    """One NumPy archive that holds all recordings end to end.
+
+    `samples` names the `(time, channels)` array, `lengths` the `(recordings,)` array of lengths, `fields` further
+    `(recordings,)` arrays; `names` maps a field of integers to an array of their names.
+    """
+
+    reader: Literal["packed"]
+    files: str
+    rate_hz: float = Field(gt=0)
+    samples: str = "X"
+    lengths: str = "lengths"
+    fields: list[str] = []
+    names: dict[str, str] = {}
+    columns: list[int] | None = None
+    unit: str = ""
+
+
+class WatchSource(Strict):
+    """The shoulder exercises that the package seglearn ships; `columns` 0-2 acceleration, 3-5 angular rate."""
+
+    reader: Literal["watch"]
+    columns: list[int] | None = None
+
+
+Source = Annotated[AudioSource | CsvSource | EdfSource | PackedSource | WatchSource, Field(discriminator="reader")]
+
+
+class WindowConfig(Strict):
+    """How recordings are cut, in seconds. `hop_s` null: one window a recording. `around: events`: one an event."""
+
+    length_s: float = Field(gt=0)
+    hop_s: float | None = Field(default=None, gt=0)
+    train_hop_s: float | None = Field(default=None, gt=0)
+    around: Literal["events"] | None = None
+    offset_s: float = 0.0
+
+
+class SplitConfig(Strict):
+    """Which recordings are held out for the test.
+
+    Either `test` lists the held-out values of the field `by`, or the sorted values are dealt into `folds` groups
+    (null: one value each) and group `fold` is held out.
+    """
+
+    by: str
+    test: list[str | int] | None = None
+    folds: int | None = Field(default=None, ge=2)
+    fold: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _one_way(self) -> SplitConfig:
+        if self.test is not None and (self.folds is not None or self.fold):
+            raise ValueError("give either test or folds and fold, not both")
+        if self.folds is not None and self.fold >= self.folds:
+            raise ValueError(f"fold {self.fold} of {self.folds}: folds count from 0")
+        return self
+
+
+class DataConfig(Strict):
+    """What to learn from. `label`: the field that holds the class; null when events carry it."""
+
+    streams: dict[str, Source] = Field(min_length=1)
+    window: WindowConfig
+    split: SplitConfig
+    label: str | None = None
+    missing: Literal["mask", "drop", "fail"] = "mask"
+    credit: str = ""
+
+
+class TokenConfig(Strict):
+    """How one modality becomes tokens; see `clisonix.models.TokenSpec`."""
+
+    front: Front = "patch"
+    token_s: float = Field(default=0.2, gt=0)
+    hop_s: float = Field(default=0.1, gt=0)
+    bands: int = Field(default=40, ge=1)
+    low_hz: float = Field(default=0.0, ge=0)
+    high_hz: float | None = Field(default=None, gt=0)
+
+
+class ModelConfig(Strict):
+    """The stream transformer; see `clisonix.models.StreamTransformer`."""
+
+    tokens: dict[str, TokenConfig] = {}
+    width: int = Field(default=64, ge=2)
+    depth: int = Field(default=3, ge=1)
+    heads: int = Field(default=4, ge=1)
+    expansion: int = Field(default=3, ge=1)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+
+
+class AugmentConfig(Strict):
+    """Random changes of training windows; each is 0 to switch it off.
+
+    `gain`: standard deviation of a log-normal factor per window and channel. `noise`: white noise, in standard
+    deviations of the channel. `shift_s`: largest shift in time; what is shifted in is masked. `rotate_rad`:
+    largest rotation of three-axis sensors about a random axis (a strap that sits differently).
+    """
+
+    gain: float = Field(default=0.0, ge=0)
+    noise: float = Field(default=0.0, ge=0)
+    shift_s: float = Field(default=0.0, ge=0)
+    rotate_rad: float = Field(default=0.0, ge=0)
+
+
+class TrainConfig(Strict):
+    """Optimisation. `evaluate_every`: epochs between looks at the held-out windows; 0 looks once, at the end."""
+
+    epochs: int = Field(default=12, ge=1)
+    batch_size: int = Field(default=32, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.05, ge=0)
+    beta2: float = Field(default=0.98, gt=0, lt=1)
+    warmup: float = Field(default=0.1, ge=0, le=1)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    clip_norm: float = Field(default=1.0, gt=0)
+    augment: AugmentConfig = AugmentConfig()
+    evaluate_every: int = Field(default=4, ge=0)
+    checkpoint_every_s: float = Field(default=15.0, ge=0)
+
+
+class CompressConfig(Strict):
+    """Train dense for the share `after` of the epochs, compress to `budget`, go on in the compressed form."""
+
+    budget: float = Field(gt=0)
+    after: float = Field(default=0.25, ge=0, lt=1)
+
+
+class RunConfig(Strict):
+    """A whole run."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    seed: int = Field(default=0, ge=0)
+    data: DataConfig
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    compress: CompressConfig | None = None
+    device: str = "auto"
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    compile: bool = False
+    place: str | None = None
+
+    @model_validator(mode="after")
+    def _tokens_have_streams(self) -> RunConfig:
+        for name in self.model.tokens:
+            if name not in self.data.streams:
+                raise ValueError(f"model.tokens names the stream {name!r}{nearest(name, self.data.streams)}")
+        return self
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a YAML file and apply `key.key=value` overrides (values are YAML too).
+
+    Raises:
+        ClisonixError: a missing file, broken YAML, an unknown key (with the nearest valid one) or a bad value.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ClisonixError(f"cannot read the config {path}: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ClisonixError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ClisonixError(f"{path} holds {type(content).__name__}, expected the keys of a run")
+    for override in overrides:
+        _override(content, override)
+    return parse_config(content, str(path))
+
+
+def parse_config(content: Mapping[str, Any], origin: str) -> RunConfig:
+    """Check a config that is already in memory; `origin` names it in errors."""
+    try:
+        return RunConfig.model_validate(content)
+    except ValidationError as error:
+        raise ClisonixError(f"{origin}: {_sentence(error, content)}") from error
+
+
+def _override(content: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise ClisonixError(f"the override {override!r} is not of the form key.key=value")
+    *sections, key = path.split(".")
+    for section in sections:
+        if content.get(section) is None:
+            content[section] = {}
+        content = content[section]
+        if not isinstance(content, dict):
+            raise ClisonixError(f"the override {override!r} goes through {section!r}, which is no section")
+    try:
+        content[key] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ClisonixError(f"the value of the override {override!r} is not valid YAML") from error
+
+
+def _sentence(error: ValidationError, content: Mapping[str, Any]) -> str:
+    """The first problem in one sentence; unknown keys come first, since they cause others."""
+    problems = error.errors()
+    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+    path = [str(part) for part in problem["loc"]]
+    where = ".".join(path)
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {where!r}{nearest(path[-1], _keys_beside(problem['loc'], content))}"
+    if problem["type"] == "missing":
+        return f"the key {where!r} is missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{where or 'config'}: {message[0].lower()}{message[1:]}"
+
+
+def _keys_beside(loc: tuple[int | str, ...], content: Mapping[str, Any]) -> list[str]:
+    """The valid keys of the section in which the unknown key stands."""
+    section: Any = RunConfig
+    value: Any = content
+    for part in loc[:-1]:
+        value = value.get(part) if isinstance(value, Mapping) and part in value else value
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            section = section.model_fields[str(part)].annotation if part in section.model_fields else section
+            for candidate in (section, *getattr(section, "__args__", ())):
+                if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+                    section = candidate
+                    break
+        elif isinstance(value, Mapping) and "reader" in value:
+            # A tagged union: the tag picks the model.
+            models = (AudioSource, CsvSource, EdfSource, PackedSource, WatchSource)
+            tags = {m.model_fields["reader"].annotation.__args__[0]: m for m in models}  # type: ignore[union-attr]
+            section = tags.get(str(value["reader"]), section)
+        elif getattr(section, "__origin__", None) is dict:
+            section = section.__args__[1]
+    return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []

@@ -1,0 +1,89 @@
+"""What a config asks to learn: windows to train on, windows to test on, a model that fits them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from clisonix.fabric import Label, SignalFabric
+from clisonix.models import StreamTransformer, TokenSpec
+from clisonix.train.config import RunConfig, TokenConfig
+from clisonix.train.recordings import class_labels, open_recordings, split_recordings
+
+_FIT_WINDOWS = 1024  # enough for a mean and a spread per feature
+
+
+@dataclass(frozen=True)
+class Task:
+    """Training windows, test windows, the classes, and sentences about the data for the record."""
+
+    train: SignalFabric
+    test: SignalFabric
+    classes: tuple[Label, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def rates_hz(self) -> dict[str, float]:
+        """Rate of each modality."""
+        return {name: m.rate_hz for name, m in self.train.modalities.items()}
+
+
+def open_task(config: RunConfig, root: Path | None) -> Task:
+    """Read the recordings of a config and cut them into windows.
+
+    Raises:
+        ClisonixError: whatever is wrong with the data; nothing has been written by then.
+    """
+    data, window = config.data, config.data.window
+    recordings = open_recordings(data, root)
+    train_recordings, test_recordings = split_recordings(recordings, data.split)
+    classes = class_labels(recordings, window.around == "events")
+    everything = SignalFabric(recordings, window=window.length_s, hop=window.hop_s, around=window.around)
+
+    def fabric(chosen: list, hop_s: float | None, batch_size: int, shuffle: bool) -> SignalFabric:  # type: ignore[type-arg]
+        return SignalFabric(
+            chosen,
+            window=window.length_s,
+            hop=hop_s,
+            around=window.around,
+            offset=window.offset_s,
+            classes=classes,
+            modalities=everything.modalities,
+            missing=data.missing,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            drop_last=shuffle,
+            seed=config.seed,
+        )
+
+    notes = [
+        f"{name}: {lost} of {total} values were not measured and are masked"
+        for name, (lost, total) in everything.masked.items()
+        if lost
+    ]
+    train = fabric(train_recordings, window.train_hop_s or window.hop_s, config.train.batch_size, True)
+    test = fabric(test_recordings, window.hop_s, max(config.train.batch_size, 128), False)
+    return Task(train, test, tuple(classes), tuple(notes))
+
+
+def build_model(config: RunConfig, task: Task) -> StreamTransformer:
+    """A dense model with fresh weights, scaled to the training windows."""
+    m = config.model
+    specs = {}
+    for name, modality in task.train.modalities.items():
+        tokens = m.tokens.get(name, TokenConfig())
+        specs[name] = TokenSpec(*modality, **tokens.model_dump())
+    model = StreamTransformer(
+        specs,
+        len(task.classes),
+        width=m.width,
+        depth=m.depth,
+        heads=m.heads,
+        expansion=m.expansion,
+        dropout=m.dropout,
+    )
+    with torch.no_grad():
+        model.fit(task.train.gather(task.train.order(0)[:_FIT_WINDOWS]))
+    return model
