@@ -186,5 +186,5 @@ class TestNpz:
 
 @pytest.mark.parametrize("reader", [read_audio, read_npz, lambda p: read_edf(p, []), lambda p: read_csv(p, COLUMNS)])
 def test_a_missing_file_is_named(tmp_path: Path, reader) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(ClisonixError, match="there is no file .*gone"):
+    with pytest.raises(ClisonixError, match=r"there is no file .*gone"):
         reader(tmp_path / "gone.wav")

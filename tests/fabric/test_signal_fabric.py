@@ -97,7 +97,12 @@ def test_shuffling_is_a_permutation_that_seed_and_epoch_decide() -> None:
 
 
 @settings(deadline=None, max_examples=40)
-@given(stops=st.lists(st.integers(0, 12), max_size=6), batch=st.integers(1, 9), drop=st.booleans(), seed=st.integers(0, 9))
+@given(
+    stops=st.lists(st.integers(0, 12), max_size=6),
+    batch=st.integers(1, 9),
+    drop=st.booleans(),
+    seed=st.integers(0, 9),
+)
 def test_stopping_anywhere_and_resuming_loses_and_repeats_nothing(
     stops: Sequence[int], batch: int, drop: bool, seed: int
 ) -> None:

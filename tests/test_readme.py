@@ -1,0 +1,68 @@
+"""What the README and the docs show works as written."""
+
+from __future__ import annotations
+
+import doctest
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import typer.main
+import yaml
+
+from clisonix.cli import app
+from clisonix.train.config import RunConfig
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_examples_run(page: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    # A fence would otherwise be read as expected output.
+    text = re.sub(r"^```.*$", "", page.read_text(), flags=re.MULTILINE)
+    test = doctest.DocTestParser().get_doctest(text, {"tmp_path": tmp_path}, page.name, str(page), 0)
+    report: list[str] = []
+    outcome = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(test, out=report.append)
+    assert outcome.failed == 0, "".join(report)
+    if page == ROOT / "README.md":
+        assert outcome.attempted > 15
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_to_files_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+def test_commands_that_are_shown_exist() -> None:
+    group = typer.main.get_command(app)
+    shown = {
+        line.split()[1]
+        for page in PAGES
+        for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL)
+        for line in block.splitlines()
+        if line.startswith("clisonix ")
+    }
+    assert shown
+    assert shown <= set(group.commands)  # type: ignore[attr-defined]
+
+
+def test_configs_that_are_shown_are_valid() -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/recordings.md").read_text(), re.DOTALL)
+    assert blocks
+    for block in blocks:
+        RunConfig.model_validate(yaml.safe_load(block))
+
+
+def test_the_seed_snippet_stands_in_the_readme() -> None:
+    text = (ROOT / "README.md").read_text()
+    for line in (
+        "from clisonix.liam import BinaryAlgebra",
+        "transformed = algebra.transform_matrix(data, weights)",
+        "compressed = algebra.svd_compress(transformed, k=32)",
+    ):
+        assert line in text
