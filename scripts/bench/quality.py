@@ -1,7 +1,7 @@
 """Dense model against its compressed twin: accuracy, time, energy and size over seeds and folds.
 
-Both sides of a (seed, fold) are trained one after the other in one process, in alternating order, so that a machine whose
-speed drifts treats them alike. Prints one JSON line; `--out` keeps every run.
+Both sides of a (seed, fold) are trained one after the other in one process, in alternating order, so that a machine
+whose speed drifts treats them alike. Prints one JSON line; `--out` keeps every run.
 
     python scripts/bench/quality.py watch --data DIR --seeds 3 --out docs/results/quality-watch.json
 """
