@@ -191,7 +191,10 @@ def _facts(record: Record) -> list[tuple[str, str]]:
         ("GPU", gpus),
     ]
     facts += [("seed", "none" if record.seed is None else str(record.seed))]
-    facts += [(f"data: {key}", str(value)) for key, value in record.data.items()]
+    facts += [
+        (f"data: {key.replace('_', ' ')}", ", ".join(map(str, value)) if isinstance(value, list) else str(value))
+        for key, value in record.data.items()
+    ]
     return facts + [(name, str(version)) for name, version in record.software.items()]
 
 

@@ -20,6 +20,10 @@ def augment(window: Window, config: AugmentConfig, rates_hz: Mapping[str, float]
         rates_hz: rate of each modality.
     """
     streams, masks = dict(window["streams"]), dict(window["masks"])
+    batch, device = len(window["label"]), window["label"].device
+    # Streams of one window stay aligned: they share the change of speed and the shift.
+    speed = 1 + (torch.rand(batch, 1, 1, device=device) * 2 - 1) * config.tempo
+    shift_s = (torch.rand(batch, 1, 1, device=device) * 2 - 1) * config.shift_s
     for name, x in streams.items():
         mask = masks[name]
         if config.rotate_rad and x.shape[1] % 3 == 0:
@@ -29,20 +33,62 @@ def augment(window: Window, config: AugmentConfig, rates_hz: Mapping[str, float]
         if config.noise:
             spread = x.std(dim=2, keepdim=True) if x.shape[2] > 1 else torch.ones_like(x)
             x = torch.where(mask, x + spread * torch.randn_like(x) * config.noise, 0.0)
-        if config.shift_s:
-            x, mask = _shift(x, mask, round(config.shift_s * rates_hz[name]))
+        if config.tempo or config.shift_s:
+            x, mask = _retime(x, mask, speed, shift_s * rates_hz[name])
         streams[name], masks[name] = x, mask
     return Window(streams=streams, masks=masks, t0_s=window["t0_s"], label=window["label"], window=window["window"])
 
 
-def _shift(x: Tensor, mask: Tensor, most: int) -> tuple[Tensor, Tensor]:
-    """Move every window in time by up to `most` samples; what comes in from outside is masked."""
-    by = torch.randint(-most, most + 1, (x.shape[0], 1, 1), device=x.device)
-    source = torch.arange(x.shape[2], device=x.device) - by
-    inside = (source >= 0) & (source < x.shape[2])
-    index = source.clamp(0, x.shape[2] - 1).expand(x.shape)
-    moved = mask.gather(2, index) & inside
-    return torch.where(moved, x.gather(2, index), 0.0), moved
+def mix(window: Window, strength: float, classes: int) -> tuple[Window, Tensor]:
+    """Windows mixed in pairs, and what to predict of them.
+
+    Args:
+        window: a batch; it is not changed.
+        strength: both parameters of the Beta distribution of the share; 0 mixes nothing.
+        classes: number of classes.
+
+    Returns:
+        the batch, and class indices `(batch,)` or, when mixed, probabilities `(batch, classes)`. A value is trusted
+        where both windows were measured.
+    """
+    label = window["label"]
+    if not strength:
+        return window, label
+    share = _beta(strength, len(label), label.device)
+    other = torch.randperm(len(label), device=label.device)
+    streams, masks = {}, {}
+    for name, x in window["streams"].items():
+        masks[name] = window["masks"][name] & window["masks"][name][other]
+        part = share.view(-1, *[1] * (x.ndim - 1))
+        streams[name] = torch.where(masks[name], part * x + (1 - part) * x[other], 0.0)
+    hot = torch.nn.functional.one_hot(label, classes).float()
+    target = share[:, None] * hot + (1 - share[:, None]) * hot[other]
+    mixed = Window(streams=streams, masks=masks, t0_s=window["t0_s"], label=label, window=window["window"])
+    return mixed, target
+
+
+def _beta(strength: float, n: int, device: torch.device) -> Tensor:
+    gamma = torch._standard_gamma(torch.full((2, n), strength, device=device))
+    return gamma[0] / gamma.sum(dim=0).clamp(min=1e-30)
+
+
+def _retime(x: Tensor, mask: Tensor, speed: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """Play each window at its own speed about its middle, moved by `shift` samples; what comes in is masked.
+
+    Linear interpolation; a value is trusted only if both samples it lies between were measured.
+    """
+    last = x.shape[2] - 1
+    source = (torch.arange(x.shape[2], device=x.device) - last / 2) * speed + last / 2 - shift
+    # A shift by whole samples at unchanged speed must be exact, so rounding noise is taken off.
+    source = torch.where((source - source.round()).abs() < 1e-3, source.round(), source)
+    inside = (source >= 0) & (source <= last)
+    below = source.floor().clamp(0, last).long()
+    above = source.ceil().clamp(0, last).long()
+    share = (source - below).to(x.dtype)
+    first, second = below.expand(x.shape), above.expand(x.shape)
+    moved = mask.gather(2, first) & mask.gather(2, second) & inside
+    mixed = x.gather(2, first) * (1 - share) + x.gather(2, second) * share
+    return torch.where(moved, mixed, 0.0), moved
 
 
 def _rotate(x: Tensor, most_rad: float) -> Tensor:

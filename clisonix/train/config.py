@@ -146,13 +146,17 @@ class AugmentConfig(Strict):
 
     `gain`: standard deviation of a log-normal factor per window and channel. `noise`: white noise, in standard
     deviations of the channel. `shift_s`: largest shift in time; what is shifted in is masked. `rotate_rad`:
-    largest rotation of three-axis sensors about a random axis (a strap that sits differently).
+    largest rotation of three-axis sensors about a random axis (a strap that sits differently). `tempo`: largest
+    relative change of speed (somebody who moves faster or slower); what lies past the end is masked.
+    `mix`: mixes pairs of windows and their labels with a Beta(mix, mix) share (mixup, arXiv:1710.09412).
     """
 
     gain: float = Field(default=0.0, ge=0)
     noise: float = Field(default=0.0, ge=0)
     shift_s: float = Field(default=0.0, ge=0)
     rotate_rad: float = Field(default=0.0, ge=0)
+    tempo: float = Field(default=0.0, ge=0, lt=1)
+    mix: float = Field(default=0.0, ge=0)
 
 
 class TrainConfig(Strict):

@@ -47,7 +47,7 @@ def finish(
             f"{broken} of {len(attempts)} attempts were cut off: what each used after its last saved trace (at most "
             f"{config.train.checkpoint_every_s:g} s and one step) is not counted",
         ]
-    names = ["run", "train", "evaluate", "compress", "prepare", "checkpoint"]
+    names = ["run", "train", "evaluate", "prepare", "checkpoint"]
     names = [n for n in names if account.seconds(n) > 0]
     energy = energy_block(account, [*names, *_phases(account.names())])
     kept = [MODEL, PREDICTIONS, CONFIG, ATTEMPTS, *(a["trace"] for a in attempts)]
@@ -91,7 +91,7 @@ def finish(
 
 
 def _phases(names: list[str]) -> list[str]:
-    """`train/dense` and `train/compressed`, as far as they occur."""
+    """`train/dense`, `train/compress` and `train/compressed`, as far as they occur."""
     return list(dict.fromkeys("/".join(n.split("/")[:2]) for n in names if n.startswith("train/")))
 
 

@@ -90,7 +90,7 @@ def _train_epochs(learner: Learner, run: RunFolder, meter: Meter, watch: Progres
     saved_s = time.monotonic()
     while learner.epoch < settings.epochs:
         if learner.due_for_compression:
-            with meter.window("compress"):
+            with meter.window("train/compress"):
                 learner.compress()
             watch.say(f"compressed to {learner.config.compress.budget:g} of the bytes")  # type: ignore[union-attr]
         name = f"train/{learner.phase}/epoch-{learner.epoch:03d}"
