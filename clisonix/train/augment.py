@@ -39,39 +39,6 @@ def augment(window: Window, config: AugmentConfig, rates_hz: Mapping[str, float]
     return Window(streams=streams, masks=masks, t0_s=window["t0_s"], label=window["label"], window=window["window"])
 
 
-def mix(window: Window, strength: float, classes: int) -> tuple[Window, Tensor]:
-    """Windows mixed in pairs, and what to predict of them.
-
-    Args:
-        window: a batch; it is not changed.
-        strength: both parameters of the Beta distribution of the share; 0 mixes nothing.
-        classes: number of classes.
-
-    Returns:
-        the batch, and class indices `(batch,)` or, when mixed, probabilities `(batch, classes)`. A value is trusted
-        where both windows were measured.
-    """
-    label = window["label"]
-    if not strength:
-        return window, label
-    share = _beta(strength, len(label), label.device)
-    other = torch.randperm(len(label), device=label.device)
-    streams, masks = {}, {}
-    for name, x in window["streams"].items():
-        masks[name] = window["masks"][name] & window["masks"][name][other]
-        part = share.view(-1, *[1] * (x.ndim - 1))
-        streams[name] = torch.where(masks[name], part * x + (1 - part) * x[other], 0.0)
-    hot = torch.nn.functional.one_hot(label, classes).float()
-    target = share[:, None] * hot + (1 - share[:, None]) * hot[other]
-    mixed = Window(streams=streams, masks=masks, t0_s=window["t0_s"], label=label, window=window["window"])
-    return mixed, target
-
-
-def _beta(strength: float, n: int, device: torch.device) -> Tensor:
-    gamma = torch._standard_gamma(torch.full((2, n), strength, device=device))
-    return gamma[0] / gamma.sum(dim=0).clamp(min=1e-30)
-
-
 def _retime(x: Tensor, mask: Tensor, speed: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
     """Play each window at its own speed about its middle, moved by `shift` samples; what comes in is masked.
 

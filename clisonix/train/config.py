@@ -148,7 +148,6 @@ class AugmentConfig(Strict):
     deviations of the channel. `shift_s`: largest shift in time; what is shifted in is masked. `rotate_rad`:
     largest rotation of three-axis sensors about a random axis (a strap that sits differently). `tempo`: largest
     relative change of speed (somebody who moves faster or slower); what lies past the end is masked.
-    `mix`: mixes pairs of windows and their labels with a Beta(mix, mix) share (mixup, arXiv:1710.09412).
     """
 
     gain: float = Field(default=0.0, ge=0)
@@ -156,7 +155,6 @@ class AugmentConfig(Strict):
     shift_s: float = Field(default=0.0, ge=0)
     rotate_rad: float = Field(default=0.0, ge=0)
     tempo: float = Field(default=0.0, ge=0, lt=1)
-    mix: float = Field(default=0.0, ge=0)
 
 
 class TrainConfig(Strict):

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from clisonix.compress import compress
 from clisonix.errors import ClisonixError
 from clisonix.fabric import Window
-from clisonix.train.augment import augment, mix
+from clisonix.train.augment import augment
 from clisonix.train.checkpoint import (
     optimiser_tensors,
     random_tensors,
@@ -74,12 +74,11 @@ class Learner:
         self.model.train()
         for batch in self.task.train:
             window = augment(to_device(batch, self.device), train.augment, self.task.rates_hz)
-            window, target = mix(window, train.augment.mix, len(self.task.classes))
             for group in self.optimiser.param_groups:
                 group["lr"] = self._learning_rate()
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
                 scores = self._forward(window)
-            loss = F.cross_entropy(scores.float(), target, label_smoothing=train.label_smoothing)
+            loss = F.cross_entropy(scores.float(), window["label"], label_smoothing=train.label_smoothing)
             self.optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(self.model.parameters(), train.clip_norm)

@@ -11,7 +11,6 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from clisonix.errors import ClisonixError
 from clisonix.meter import Energy, Meter
 from clisonix.meter.record import Record, read_record
 from clisonix.train.config import RunConfig
@@ -158,6 +157,3 @@ class _Silent:
     def begin(self, steps: int, done: int) -> None: ...
     def step(self, step: int, energy: Energy) -> None: ...
     def say(self, sentence: str) -> None: ...
-
-
-__all__ = ["ClisonixError", "Progress", "train"]
