@@ -51,9 +51,18 @@ def clisonix() -> Clisonix:
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run that is compressed half-way."""
-    folder = tmp_path_factory.mktemp("finished") / "run"
+    return _train(tmp_path_factory.mktemp("finished") / "compressed", *SMALL)
+
+
+@pytest.fixture(scope="session")
+def dense_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run without compression."""
+    return _train(tmp_path_factory.mktemp("finished") / "dense", *SMALL, "compress=null")
+
+
+def _train(folder: Path, *overrides: str) -> Path:
     done = subprocess.run(
-        command("train", ROOT / "configs/quickstart.yaml", *SMALL, "--out", folder),
+        command("train", ROOT / "configs/quickstart.yaml", *overrides, "--out", folder),
         capture_output=True,
         text=True,
         env=environment(),
