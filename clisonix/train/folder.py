@@ -57,7 +57,7 @@ class RunFolder:
             ClisonixError: the folder holds a run and neither `resume` nor `replace` is given, holds something
                 else, or is to be resumed with another config.
         """
-        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+        if not self.path.exists() or (self.path.is_dir() and not self._visible()):
             if resume:
                 raise ClisonixError(f"there is no run to resume in {self.path}; leave out --resume to start one")
             return
@@ -86,11 +86,13 @@ class RunFolder:
         try:
             if replace and self.path.exists():
                 shutil.rmtree(self.path)
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
+            # First of all: a folder without a config is nobody's run, and a kill may come at any time.
+            write_json(self.path / CONFIG, config.model_dump(mode="json"))
+            self.checkpoints.mkdir(exist_ok=True)
         except OSError as error:
             raise cannot_write(self.path, error) from error
         clear_drafts(self.checkpoints)
-        write_json(self.path / CONFIG, config.model_dump(mode="json"))
         entries = self.attempts
         entries.append({"trace": f"trace-{len(entries)}.npz", "started_utc": utc_now(), "ended_cleanly": False})
         write_json(self.path / ATTEMPTS, entries)
@@ -100,6 +102,10 @@ class RunFolder:
         entries = self.attempts
         entries[-1]["ended_cleanly"] = True
         write_json(self.path / ATTEMPTS, entries)
+
+    def _visible(self) -> list[Path]:
+        """What is in the folder, without the drafts of a killed process."""
+        return [p for p in self.path.iterdir() if not p.name.startswith(".")]
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Append one JSON line to the log."""
