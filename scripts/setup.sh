@@ -36,8 +36,9 @@ if [ "$(cat "$_stamp" 2>/dev/null)" != "$_wanted" ]; then
     _pip() { python -m pip install --quiet --disable-pip-version-check --constraint "$_pins" "$@"; }
     # torch first and pinned: a range would let pip take a newer build with gigabytes of another platform.
     _pip "$(grep '^torch==' "$_pins")"
-    _pip --editable "$_root${_extras:+[${_extras// /,}]}"
-    # Only its data file is wanted, so what it depends on is not.
+    # Of seglearn only a data file is wanted, so what it depends on is not installed; pip's complaint about that would
+    # look like a failure.
+    _pip --editable "$_root${_extras:+[${_extras// /,}]}" 2> >(grep -v -e "pip's dependency resolver" -e '^seglearn .* requires' >&2)
     _pip --no-deps seglearn
     echo "$_wanted" > "$_stamp"
 fi

@@ -55,8 +55,8 @@ class Comparison:
     """What `compare` found.
 
     Attributes:
-        a: names of the runs on side a.
-        b: names of the runs on side b.
+        a: folder names of the runs on side a.
+        b: folder names of the runs on side b.
         rows: one per metric.
         notes: sentences that limit what may be concluded.
     """
@@ -101,8 +101,8 @@ def compare(a: Sequence[Path], b: Sequence[Path], force: bool = False) -> Compar
     if len(runs_a) == len(runs_b) == 1:
         notes.append("One run on each side: the intervals say nothing about other seeds.")
     return Comparison(
-        [run.record.name for run in runs_a],
-        [run.record.name for run in runs_b],
+        [run.folder.resolve().name for run in runs_a],
+        [run.folder.resolve().name for run in runs_b],
         [
             _time(runs_a, runs_b),
             _energy(runs_a, runs_b, bool(obstacles)),

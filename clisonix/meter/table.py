@@ -18,14 +18,15 @@ def comparison_table(comparison: Comparison) -> Group:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=escape(f"{_names(comparison.b)} against {_names(comparison.a)}"), title_justify="left")
+    table = Table(title=escape(f"a: {_names(comparison.a)}; b: {_names(comparison.b)}"), title_justify="left")
     for column in ("", "a", "b", "b / a", "95 % interval"):
         table.add_column(column, justify="left" if not column else "right")
     for row in comparison.rows:
         table.add_row(row.metric, _value(row, row.a), _value(row, row.b), *_change(row))
     lines = [Text(f"{row.metric}: {row.interval}") for row in comparison.rows]
     energy = comparison.row("energy")
-    lines += [Text(f"energy of {side}: {how}") for side, how in (("a", energy.how_a), ("b", energy.how_b))]
+    hows = {"a and b": energy.how_a} if energy.how_a == energy.how_b else {"a": energy.how_a, "b": energy.how_b}
+    lines += [Text(f"energy of {side}: {how}") for side, how in hows.items()]
     return Group(table, *lines, *(Text(note) for note in comparison.notes))
 
 

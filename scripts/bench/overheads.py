@@ -1,7 +1,7 @@
 """What the library itself costs: import, windows of the fabric, windows of the meter, checkpoints.
 
-Every figure stands beside its floor, measured alternately in the same process: importing torch alone, copying the
-same slices with NumPy, an empty `with` block. Prints one JSON line.
+Figures stand beside their floor, measured alternately in the same process: copying the same slices with NumPy, an
+empty `with` block, `torch.save`. Prints one JSON line.
 
     python scripts/bench/overheads.py
 """
@@ -41,14 +41,16 @@ def alternately(ours: Callable[[], None], floor: Callable[[], None]) -> tuple[fl
 
 
 def importing() -> dict[str, float]:
-    def run(code: str) -> Callable[[], None]:
-        return lambda: subprocess.run([sys.executable, "-c", code], check=True) and None
+    """What `import clisonix` adds in a process that has torch, and what the first use of three rooms adds to that."""
+    clock = "import time, torch; start = time.perf_counter(); import clisonix; {}; print(time.perf_counter() - start)"
+    first = "clisonix.compress, clisonix.Meter, clisonix.SignalFabric"
 
-    ours, torch_alone = alternately(run("import torch, clisonix"), run("import torch"))
-    face, _ = alternately(
-        run("import torch, clisonix; clisonix.compress; clisonix.Meter; clisonix.SignalFabric"), run("")
-    )
-    return {"torch_s": torch_alone, "added_s": ours - torch_alone, "added_by_first_use_s": face - torch_alone}
+    def run(code: str) -> float:
+        return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+
+    rounds = [(run(clock.format("")), run(clock.format(first))) for _ in range(ROUNDS)]
+    added, used = (statistics.median(column) for column in zip(*rounds, strict=True))
+    return {"added_s": added, "added_with_first_use_s": used}
 
 
 def weaving() -> dict[str, float]:

@@ -80,9 +80,8 @@ def main() -> None:
             "",
             "| what | figure | beside it |",
             "|---|---|---|",
-            f"| `import clisonix` after torch | {1e3 * o['import']['added_s']:.0f} ms "
-            f"| importing torch: {1e3 * o['import']['torch_s']:.0f} ms |",
-            f"| first use of `compress`, `Meter` and `SignalFabric` | {1e3 * o['import']['added_by_first_use_s']:.0f} ms | |",
+            f"| `import clisonix` after torch | {1e3 * o['import']['added_s']:.1f} ms | |",
+            f"| the same with `compress`, `Meter` and `SignalFabric` | {1e3 * o['import']['added_with_first_use_s']:.0f} ms | |",
             f"| fabric, two modalities, 2 s windows | {o['fabric']['windows_per_s']:,.0f} windows/s "
             f"| {o['fabric']['of_copy_ceiling']:.2f} of copying the same slices |",
             f"| one meter window | {o['meter']['window_us']:.0f} µs | |",

@@ -164,10 +164,10 @@ def test_quality_on_other_test_samples_is_unpaired(tmp_path: Path) -> None:
 
 
 def test_a_table_and_json_come_of_it(tmp_path: Path) -> None:
-    a, b = make_run(tmp_path / "a", name="[red]a[/red]"), make_run(tmp_path / "b", slow=0.5)
+    a, b = make_run(tmp_path / "[red]dense"), make_run(tmp_path / "small", slow=0.5)
     found = compare([a], [b])
     printed = text(comparison_table(found))
-    for word in ("time", "energy", "size", "quality", "exact", "[red]a[/red]", "modelled from CPU time"):
+    for word in ("time", "energy", "size", "quality", "exact", "a: [red]dense; b: small", "modelled from CPU time"):
         assert word in printed
     assert json.loads(json.dumps(found.to_json(), allow_nan=False))["rows"][0]["metric"] == "time"
 
