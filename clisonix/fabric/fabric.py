@@ -48,8 +48,8 @@ class SignalFabric(IterableDataset[Window]):
     current epoch; after its end the next iteration is the next epoch.
 
     In a `DataLoader` use `batch_size=None` (batches are made here); worker `w` of `W` then makes every `W`-th
-    batch, so the order stays the same. The position in `state_dict` follows the iteration in this process
-    only, so checkpoint with `num_workers=0`.
+    batch, so the order stays the same. Workers iterate copies: call `set_epoch` before each epoch, and checkpoint
+    with `num_workers=0`, since `state_dict` follows the iteration in this process only.
 
     Example:
         >>> import numpy as np
@@ -154,6 +154,10 @@ class SignalFabric(IterableDataset[Window]):
             batch = self.gather(rows)
             yield batch if self.batch_size is not None else _single(batch)
         self._epoch, self._position = self._epoch + 1, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make the next iteration the beginning of this epoch."""
+        self._epoch, self._position = epoch, 0
 
     def order(self, epoch: int) -> npt.NDArray[np.int64]:
         """The rows of `table` in the order of this epoch."""

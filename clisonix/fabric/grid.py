@@ -36,7 +36,8 @@ def to_grid(times_s: Float64Array, samples: FloatArray, *, rate_hz: float, max_g
     Samples arrive in bursts (Bluetooth), so single timestamps are wrong by tens of milliseconds while the
     device's own clock is steady. Within a stretch without a gap, a straight line through (index, time)
     gives each sample its time; the sample goes to the nearest grid cell. A gap longer than `max_gap_s`
-    starts a new stretch and stays empty. Samples lost inside a shorter gap are not detected: the line then
+    starts a new stretch and stays empty. Of two samples nearest to one cell (a device that runs fast) the later
+    one stays. Samples lost inside a shorter gap are not detected: the line then
     spreads the error over the stretch.
 
     Args:

@@ -62,7 +62,8 @@ def tabulate(
         recordings: what to cut.
         window_s: length.
         hop_s: step between starts; None gives one window a recording, from its start.
-        around_events: cut one window per event instead, `offset_s` after it.
+        around_events: cut one window per event instead, `offset_s` after it; an event whose window lies less than
+            half inside the recording is left out.
         offset_s: start of the window relative to the event.
         classes: label values in the order of their index; None leaves all labels at -1.
 

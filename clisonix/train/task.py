@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from clisonix.fabric import Label, SignalFabric
+from clisonix.fabric import Label, Recording, SignalFabric
 from clisonix.models import StreamTransformer, TokenSpec
 from clisonix.train.config import RunConfig, TokenConfig
 from clisonix.train.recordings import class_labels, open_recordings, split_recordings
@@ -40,9 +40,11 @@ def open_task(config: RunConfig, root: Path | None) -> Task:
     recordings = open_recordings(data, root)
     train_recordings, test_recordings = split_recordings(recordings, data.split)
     classes = class_labels(recordings, window.around == "events")
-    everything = SignalFabric(recordings, window=window.length_s, hop=window.hop_s, around=window.around)
+    everything = SignalFabric(
+        recordings, window=window.length_s, hop=window.hop_s, around=window.around, offset=window.offset_s
+    )
 
-    def fabric(chosen: list, hop_s: float | None, batch_size: int, shuffle: bool) -> SignalFabric:  # type: ignore[type-arg]
+    def fabric(chosen: list[Recording], hop_s: float | None, batch_size: int, shuffle: bool) -> SignalFabric:
         return SignalFabric(
             chosen,
             window=window.length_s,
@@ -63,6 +65,9 @@ def open_task(config: RunConfig, root: Path | None) -> Task:
         for name, (lost, total) in everything.masked.items()
         if lost
     ]
+    left_out = sum(len(r.events) for r in recordings) - len(everything.table)
+    if window.around == "events" and left_out:
+        notes.append(f"{left_out} events lie too close to the edge of their recording and are left out")
     train = fabric(train_recordings, window.train_hop_s or window.hop_s, config.train.batch_size, True)
     test = fabric(test_recordings, window.hop_s, max(config.train.batch_size, 128), False)
     return Task(train, test, tuple(classes), tuple(notes))

@@ -146,6 +146,9 @@ def test_a_loader_keeps_the_order_whatever_its_workers(workers: int) -> None:
     want = ids(SignalFabric(recordings(2), window=1.0, hop=0.5, batch_size=3, shuffle=True))
     loader: Any = DataLoader(fabric, batch_size=None, num_workers=workers)
     assert torch.cat([w["window"] for w in loader]).tolist() == want
+    fabric.set_epoch(1)
+    second = torch.cat([w["window"] for w in loader]).tolist()
+    assert second == fabric.order(1).tolist() != want
 
 
 @pytest.mark.parametrize("policy", ["mask", "drop", "fail"])
