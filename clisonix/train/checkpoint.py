@@ -43,7 +43,8 @@ def write_checkpoint(
         ClisonixError: the disk is full or cannot be written; earlier checkpoints are as they were.
     """
     final = folder / f"step-{step:08d}"
-    if final.exists():  # the same step of the same run is the same checkpoint
+    # Between two writes at one step only an epoch can have ended, which going on from the first repeats.
+    if final.exists():
         return final
     draft = folder / f".draft-{secrets.token_hex(4)}"
     try:

@@ -113,9 +113,14 @@ class Learner:
             )
         return loss
 
-    def compress(self) -> None:
-        """Put the model into its compressed form; parameters that stay keep their optimiser state."""
+    def compress(self) -> tuple[int, int]:
+        """Put the model into its compressed form; parameters that stay keep their optimiser state.
+
+        Returns:
+            how many parameters the model had, and has.
+        """
         assert self.config.compress is not None
+        before = _parameters(self.model)
         rows = self.task.train.order(self.epoch)[:_CALIBRATION_WINDOWS]
         size = self.config.train.batch_size
         calibration = [
@@ -125,6 +130,7 @@ class Learner:
         self._adopt(compress(self.model, self.config.compress.budget, calibration=calibration))
         restore_optimiser(self.optimiser, self.model, state)
         self.compressed = True
+        return before, _parameters(self.model)
 
     @torch.no_grad()
     def predict(self) -> tuple[Tensor, Tensor]:
@@ -213,6 +219,10 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ClisonixError(f"the device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
     return device
+
+
+def _parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
 
 
 def _wants_bf16(precision: str, device: torch.device) -> bool:

@@ -90,8 +90,8 @@ def _train_epochs(learner: Learner, run: RunFolder, meter: Meter, watch: Progres
     while learner.epoch < settings.epochs:
         if learner.due_for_compression:
             with meter.window("train/compress"):
-                learner.compress()
-            watch.say(f"compressed to {learner.config.compress.budget:g} of the bytes")  # type: ignore[union-attr]
+                before, after = learner.compress()
+            watch.say(f"compressed from {before:,} to {after:,} parameters")
         name = f"train/{learner.phase}/epoch-{learner.epoch:03d}"
         over = True
         with meter.window(name):

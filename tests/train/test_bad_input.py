@@ -13,7 +13,7 @@ import pyedflib
 import pytest
 import soundfile
 import yaml
-from conftest import ROOT, SMALL, Clisonix, command, environment
+from small_runs import ROOT, SMALL, Clisonix, command, environment
 
 from clisonix.errors import ClisonixError
 from clisonix.train import load_config, train

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import Clisonix
+from small_runs import Clisonix
 
 from clisonix.meter.record import read_record
 
