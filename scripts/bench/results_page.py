@@ -66,8 +66,8 @@ def main() -> None:
         "",
         "```bash",
         *(
-            f"python scripts/bench/quality.py {t} --data DIR --seeds 3 --out docs/results/quality-{t}.json"
-            for t in found
+            f"python scripts/bench/quality.py {t} --data DIR --seeds {c['summary']['seeds']} --out docs/results/quality-{t}.json"
+            for t, c in found.items()
         ),
         "```",
     ]
