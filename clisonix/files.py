@@ -6,12 +6,16 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clisonix.errors import ClisonixError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def sha256(path: Path) -> str:
@@ -68,6 +72,23 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 - whatever JSON can say
         raise ClisonixError(f"cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:
         raise ClisonixError(f"{path} is not valid JSON ({error}); it may be truncated") from error
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file, for use inside `write_atomic`.
+
+    Raises:
+        OSError: with the system's own code, which the library hides in a sentence.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(tensors, path, metadata=metadata)
+    except SafetensorError as error:
+        code = re.search(r"os error (\d+)", str(error))
+        number = int(code[1]) if code else 0
+        raise OSError(number, os.strerror(number) if code else str(error)) from error
 
 
 def fsync_folder(folder: Path) -> None:

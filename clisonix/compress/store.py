@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from clisonix.compress.convert import check_sites, empty
@@ -20,7 +17,7 @@ from clisonix.compress.plans import METADATA_KEY, MODEL_SCHEMA, compressed_specs
 from clisonix.compress.sizes import TensorSpec, spec_of, stored_tensors
 from clisonix.compress.survey import survey
 from clisonix.errors import ClisonixError
-from clisonix.files import write_atomic
+from clisonix.files import save_tensors, write_atomic
 from clisonix.liam.lowrank import LowRank
 
 
@@ -50,16 +47,7 @@ def save(model: nn.Module, path: str | Path) -> None:
         memory.add(storage)
     metadata = file_metadata(_ranks(model))
 
-    def writer(temporary: Path) -> None:
-        try:
-            save_file(tensors, temporary, metadata=metadata)
-        except SafetensorError as error:
-            # The library wraps what the system said; unwrapped, a full disk is told apart.
-            code = re.search(r"os error (\d+)", str(error))
-            number = int(code[1]) if code else 0
-            raise OSError(number, os.strerror(number) if code else str(error)) from error
-
-    write_atomic(Path(path), writer)
+    write_atomic(Path(path), lambda temporary: save_tensors(tensors, temporary, metadata))
 
 
 def load(path: str | Path, *, into: nn.Module) -> nn.Module:

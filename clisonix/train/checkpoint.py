@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import re
 import secrets
 import shutil
@@ -12,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from clisonix.compress import load, save
 from clisonix.errors import ClisonixError
-from clisonix.files import cannot_write, fsync_folder, read_json, sha256, write_json
+from clisonix.files import cannot_write, fsync_folder, read_json, save_tensors, sha256, write_atomic, write_json
 
 _KEPT = 2
 _MODEL, _TENSORS, _STATE, _MANIFEST = "model.safetensors", "training.safetensors", "state.json", "manifest.json"
@@ -50,7 +47,8 @@ def write_checkpoint(
     try:
         draft.mkdir(parents=True)
         save(model, draft / _MODEL)
-        _save_tensors(tensors, draft / _TENSORS)
+        plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+        write_atomic(draft / _TENSORS, lambda temporary: save_tensors(plain, temporary))
         write_json(draft / _STATE, state)
         hashes = {name: sha256(draft / name) for name in (_MODEL, _TENSORS, _STATE)}
         write_json(draft / _MANIFEST, {"schema": "clisonix.checkpoint/1", "step": step, "sha256": hashes})
@@ -149,16 +147,6 @@ def restore_random(tensors: Mapping[str, Tensor]) -> None:
     for key, value in tensors.items():
         if key.startswith("random/cuda-"):
             torch.cuda.set_rng_state(value, int(key.rpartition("-")[2]))
-
-
-def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    try:
-        save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, path)
-    except SafetensorError as error:
-        code = re.search(r"os error (\d+)", str(error))
-        raise OSError(int(code[1]) if code else errno.EIO, str(error)) from error
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
 
 
 def _remove(path: Path) -> None:

@@ -17,7 +17,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-import clisonix.compress.store
 from clisonix.compress import compress, load, save
 from clisonix.errors import ClisonixError
 
@@ -227,7 +226,7 @@ def test_a_full_disk_leaves_the_old_file(file: Path, monkeypatch: pytest.MonkeyP
     def full(*args: object, **kwargs: object) -> None:
         raise SafetensorError(f"I/O error: No space left on device (os error {errno.ENOSPC})")
 
-    monkeypatch.setattr(clisonix.compress.store, "save_file", full)
+    monkeypatch.setattr("safetensors.torch.save_file", full)
     with pytest.raises(ClisonixError, match="the disk is full"):
         save(compress(model, 0.5), file)
     assert file.read_bytes() == before
