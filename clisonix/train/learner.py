@@ -26,8 +26,6 @@ from clisonix.train.checkpoint import (
 from clisonix.train.config import RunConfig
 from clisonix.train.task import Task, build_model
 
-_CALIBRATION_WINDOWS = 512
-
 
 class Learner:
     """Model, optimiser, counters, and the cursor of the training windows.
@@ -121,11 +119,7 @@ class Learner:
         """
         assert self.config.compress is not None
         before = _parameters(self.model)
-        rows = self.task.train.order(self.epoch)[:_CALIBRATION_WINDOWS]
-        size = self.config.train.batch_size
-        calibration = [
-            to_device(self.task.train.gather(rows[i : i + size]), self.device) for i in range(0, len(rows), size)
-        ]
+        calibration = [to_device(batch, self.device) for batch in self.task.calibration(self.epoch)]
         state = optimiser_tensors(self.optimiser, self.model)
         self._adopt(compress(self.model, self.config.compress.budget, calibration=calibration))
         restore_optimiser(self.optimiser, self.model, state)

@@ -16,8 +16,6 @@ from clisonix.train.config import parse_config
 from clisonix.train.folder import CONFIG, MODEL
 from clisonix.train.task import build_model, open_task
 
-_CALIBRATION_WINDOWS, _BATCH = 512, 64
-
 
 def shrink(run: Path, budget: float, target: Path, *, root: Path | None = None) -> dict[str, Any]:
     """Compress a run's dense model to a budget, without training, calibrated on its training windows.
@@ -43,8 +41,7 @@ def shrink(run: Path, budget: float, target: Path, *, root: Path | None = None) 
         raise ClisonixError(f"the model of {run} is compressed already")
     task = open_task(config, root)
     dense = load(run / MODEL, into=build_model(config, task))
-    rows = task.train.order(0)[:_CALIBRATION_WINDOWS]
-    calibration = [task.train.gather(rows[i : i + _BATCH]) for i in range(0, len(rows), _BATCH)]
+    calibration = task.calibration(0)
     chosen = plan(dense, budget=budget, calibration=calibration)
     small = compress(dense, chosen, calibration=calibration)
     save(small, target)

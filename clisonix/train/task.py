@@ -7,11 +7,12 @@ from pathlib import Path
 
 import torch
 
-from clisonix.fabric import Label, Recording, SignalFabric
+from clisonix.fabric import Label, Recording, SignalFabric, Window
 from clisonix.models import StreamTransformer, TokenSpec
 from clisonix.train.config import RunConfig, TokenConfig
 from clisonix.train.recordings import class_labels, open_recordings, split_recordings
 
+_CALIBRATION_WINDOWS = 512
 _FIT_WINDOWS = 1024  # enough for a mean and a spread per feature
 
 
@@ -28,6 +29,11 @@ class Task:
     def rates_hz(self) -> dict[str, float]:
         """Rate of each modality."""
         return {name: m.rate_hz for name, m in self.train.modalities.items()}
+
+    def calibration(self, epoch: int) -> list[Window]:
+        """Batches of training windows that show a compressor what each layer sees; the same for the same epoch."""
+        rows, size = self.train.order(epoch)[:_CALIBRATION_WINDOWS], self.train.batch_size or 1
+        return [self.train.gather(rows[i : i + size]) for i in range(0, len(rows), size)]
 
 
 def open_task(config: RunConfig, root: Path | None) -> Task:
