@@ -37,6 +37,7 @@ def diagnose(data_root: Path | None, visible: str | None) -> list[Check]:
         *_sensors(visible),
         _triton(),
         _compiler(),
+        *_kernels(),
         _package("torch_sparse", "the extra `sparse`: sparse products use torch's own kernels without it"),
         _carbon(),
         _embedded(),
@@ -84,6 +85,20 @@ def _compiler() -> Check:
     if found is None:
         return Check("C++ compiler", None, "none: `compile: true` will not work on the CPU")
     return Check("C++ compiler", True, Path(found).name)
+
+
+def _kernels() -> list[Check]:
+    from clisonix.kernels import cpu
+
+    checks = []
+    for name in cpu.names():
+        library = cpu.load(name)
+        what = f"C++ kernels {name}"
+        if library.missing is not None:
+            checks.append(Check(what, None, f"plain torch instead: {library.missing}"))
+        else:
+            checks.append(Check(what, True, f"in {library.path}"))
+    return checks
 
 
 def _package(module: str, otherwise: str) -> Check:

@@ -1,144 +1,192 @@
-"""Products with a matrix in compressed sparse rows, as three operators that are each other's derivatives.
+"""Products with a sparse matrix, as three operators that are each other's derivatives.
 
-Plain index and value tensors go in, because a sparse tensor can be neither saved by safetensors nor
-traced through `torch.compile(fullgraph=True)`.
+Plain index and value tensors go in, because a sparse tensor can be neither saved by safetensors nor traced through
+`torch.compile(fullgraph=True)`. The number of dimensions of the values tells how the matrix is stored:
+
+- `(nnz,)`, single entries in compressed rows: `crow` says where each row begins, `col` the column of each value;
+- `(nnz, br, bc)`, blocks in compressed rows of blocks; what reaches over the edge of the matrix counts for nothing;
+- `(m, kept)`, two of each four entries of a row; `crow` and `col` both are the places packed as
+  `clisonix.kernels.twofour` says.
+
+Three backends compute the same: "own" (C++, on a CPU with a compiler), "torch" and "torch_sparse". See
+`clisonix.kernels.sparse_backends` for how one is chosen.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
-from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
+
+from clisonix.kernels.sparse_backends import run_multiply, run_multiply_t, run_sample
 
 
-def csr_matmul(x: Tensor, values: Tensor, crow: Tensor, col: Tensor, n: int) -> Tensor:
+def sparse_matmul(
+    x: Tensor, values: Tensor, crow: Tensor, col: Tensor, shape: tuple[int, int], backend: str = ""
+) -> Tensor:
     """`x @ A.T` for the `(m, n)` matrix `A` with rows `crow`, columns `col` and `values`.
 
     Args:
-        x: `(..., n)`.
-        values: `(nnz,)`, of the dtype of `x`; half precision is computed in float32 and rounded once.
-        crow: `(m + 1,)`, where each row begins; int32 or int64.
-        col: `(nnz,)`, the column of each value; same type as `crow`.
-        n: number of columns.
+        x: `(..., n)`. Half precision is summed in float32 and rounded once.
+        values: `(nnz,)`, blocks `(nnz, br, bc)`, or two of four `(m, kept)`.
+        crow: `(rows + 1,)`, where each row (of blocks) begins, int32 or int64; or uint8 places.
+        col: `(nnz,)`, the column (of blocks) of each value, of the type of `crow`; or the places again.
+        shape: `(m, n)`.
+        backend: "own", "torch" or "torch_sparse"; by default the fastest.
 
     Returns:
-        `(..., m)`, differentiable in `x` and `values` any number of times.
+        `(..., m)` in the dtype of `x`, differentiable in `x` and `values` any number of times.
     """
-    product: Tensor = _csr_matmul(x, values, crow, col, n)
+    if _is_turned(x):
+        turned: Tensor = _multiply(x.mT, values, crow, col, *shape, True, backend)
+        return turned.mT
+    product: Tensor = _multiply(x, values, crow, col, *shape, False, backend)
     return product
 
 
-def csr_matmul_t(x: Tensor, values: Tensor, crow: Tensor, col: Tensor, n: int) -> Tensor:
-    """`x @ A`: `(..., m)` to `(..., n)`, otherwise as `csr_matmul`."""
-    product: Tensor = _csr_matmul_t(x, values, crow, col, n)
+def sparse_matmul_t(
+    x: Tensor, values: Tensor, crow: Tensor, col: Tensor, shape: tuple[int, int], backend: str = ""
+) -> Tensor:
+    """`x @ A`: `(..., m)` to `(..., n)`, otherwise as `sparse_matmul`."""
+    if _is_turned(x):
+        turned: Tensor = _multiply_t(x.mT, values, crow, col, *shape, True, backend)
+        return turned.mT
+    product: Tensor = _multiply_t(x, values, crow, col, *shape, False, backend)
     return product
 
 
-@torch.library.custom_op("clisonix::csr_matmul", mutates_args=())
-def _csr_matmul(x: Tensor, values: Tensor, crow: Tensor, col: Tensor, n: int) -> Tensor:
-    with torch.autocast(x.device.type, enabled=False):
-        rows = _rows(x)
-        m = crow.shape[0] - 1
-        if 0 in (rows.shape[0], values.shape[0]):
-            return x.new_zeros(*x.shape[:-1], m)
-        product = rows @ _csr(values.to(rows.dtype), crow, col, n).mT
-        return product.to(x.dtype).contiguous().reshape(*x.shape[:-1], m)
+# `turned`: the vectors are the columns of `x (n, k)` and of the result `(m, k)`, and not the rows.
 
 
-@torch.library.custom_op("clisonix::csr_matmul_t", mutates_args=())
-def _csr_matmul_t(x: Tensor, values: Tensor, crow: Tensor, col: Tensor, n: int) -> Tensor:
-    with torch.autocast(x.device.type, enabled=False):
-        rows = _rows(x)
-        if 0 in (rows.shape[0], values.shape[0]):
-            return x.new_zeros(*x.shape[:-1], n)
-        product = rows @ _csr(values.to(rows.dtype), crow, col, n)
-        return product.to(x.dtype).contiguous().reshape(*x.shape[:-1], n)
+_MULTIPLY = (
+    "(Tensor x, Tensor values, Tensor crow, Tensor col, SymInt m, SymInt n, bool turned, str backend) -> Tensor"
+)
+_SAMPLE = (
+    "(Tensor left, Tensor right, Tensor crow, Tensor col, SymInt[] shape, ScalarType dtype, bool turned, str backend)"
+    " -> Tensor"
+)
 
 
-@torch.library.custom_op("clisonix::csr_sample", mutates_args=())
-def _csr_sample(left: Tensor, right: Tensor, crow: Tensor, col: Tensor) -> Tensor:
-    """The entries of `left.T @ right` at the places of the matrix: `(..., m), (..., n)` to `(nnz,)`."""
-    with torch.autocast(left.device.type, enabled=False):
-        rows_left, rows_right = _rows(left), _rows(right)
-        places = rows_left.new_zeros(col.shape[0])
-        if 0 in (rows_left.shape[0], col.shape[0]):
-            return places.to(left.dtype)
-        pattern = _csr(places, crow, col, right.shape[-1])
-        sampled: Tensor = torch.sparse.sampled_addmm(pattern, rows_left.mT, rows_right).values()
-        return sampled.to(left.dtype)
+def _multiply_kernel(
+    x: Tensor, values: Tensor, crow: Tensor, col: Tensor, m: int, n: int, turned: bool, backend: str
+) -> Tensor:
+    product = run_multiply(_flat(x), values, crow, col, m, n, turned, backend)
+    return product if x.ndim == 2 else product.view(_product_shape(x, m, turned))
 
 
-@_csr_matmul.register_fake
-def _(x: Tensor, values: Tensor, crow: Tensor, col: Tensor, n: int) -> Tensor:
-    return x.new_empty(*x.shape[:-1], crow.shape[0] - 1)
+def _multiply_t_kernel(
+    x: Tensor, values: Tensor, crow: Tensor, col: Tensor, m: int, n: int, turned: bool, backend: str
+) -> Tensor:
+    product = run_multiply_t(_flat(x), values, crow, col, m, n, turned, backend)
+    return product if x.ndim == 2 else product.view(_product_shape(x, n, turned))
 
 
-@_csr_matmul_t.register_fake
-def _(x: Tensor, values: Tensor, crow: Tensor, col: Tensor, n: int) -> Tensor:
-    return x.new_empty(*x.shape[:-1], n)
+def _sample_kernel(
+    left: Tensor,
+    right: Tensor,
+    crow: Tensor,
+    col: Tensor,
+    shape: list[int],
+    dtype: torch.dtype,
+    turned: bool,
+    backend: str,
+) -> Tensor:
+    """The entries of `left.T @ right` at the places: `(..., m), (..., n)` to values of `shape` and `dtype`."""
+    return run_sample(_flat(left), _flat(right), crow, col, shape, turned, backend).to(dtype)
 
 
-@_csr_sample.register_fake
-def _(left: Tensor, right: Tensor, crow: Tensor, col: Tensor) -> Tensor:
-    return left.new_empty(col.shape[0])
+def _multiply_fake(
+    x: Tensor, values: Tensor, crow: Tensor, col: Tensor, m: int, n: int, turned: bool, backend: str
+) -> Tensor:
+    return x.new_empty(_product_shape(x, m, turned))
 
 
-def _save(ctx: FunctionCtx, inputs: tuple[Tensor, Tensor, Tensor, Tensor, int], output: Tensor) -> None:
-    *tensors, ctx.n = inputs  # type: ignore[attr-defined]
-    ctx.save_for_backward(*tensors)
+def _multiply_t_fake(
+    x: Tensor, values: Tensor, crow: Tensor, col: Tensor, m: int, n: int, turned: bool, backend: str
+) -> Tensor:
+    return x.new_empty(_product_shape(x, n, turned))
 
 
-def _backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
-    x, values, crow, col = ctx.saved_tensors  # type: ignore[attr-defined]
-    needs = ctx.needs_input_grad  # type: ignore[attr-defined]
-    grad_x = _csr_matmul_t(grad, values, crow, col, ctx.n) if needs[0] else None  # type: ignore[attr-defined]
-    grad_values = _csr_sample(grad, x, crow, col) if needs[1] else None
-    return grad_x, grad_values, None, None, None
+def _sample_fake(
+    left: Tensor,
+    right: Tensor,
+    crow: Tensor,
+    col: Tensor,
+    shape: list[int],
+    dtype: torch.dtype,
+    turned: bool,
+    backend: str,
+) -> Tensor:
+    return left.new_empty(shape, dtype=dtype)
 
 
-def _backward_t(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
-    x, values, crow, col = ctx.saved_tensors  # type: ignore[attr-defined]
-    needs = ctx.needs_input_grad  # type: ignore[attr-defined]
-    grad_x = _csr_matmul(grad, values, crow, col, ctx.n) if needs[0] else None  # type: ignore[attr-defined]
-    grad_values = _csr_sample(x, grad, crow, col) if needs[1] else None
-    return grad_x, grad_values, None, None, None
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ANN401 - torch gives it no type
+    ctx.save_for_backward(*inputs[:4])
+    ctx.m, ctx.n, ctx.turned, ctx.backend = inputs[4:]
 
 
-def _save_sample(ctx: FunctionCtx, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+    x, values, crow, col = ctx.saved_tensors
+    rest = ctx.turned, ctx.backend
+    grad_x = grad_values = None
+    if ctx.needs_input_grad[0]:
+        grad_x = _multiply_t(grad, values, crow, col, ctx.m, ctx.n, *rest)
+    if ctx.needs_input_grad[1]:
+        grad_values = _sample(grad, x, crow, col, list(values.shape), values.dtype, *rest)
+    return grad_x, grad_values, *[None] * 6
 
 
-def _backward_sample(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-    left, right, crow, col = ctx.saved_tensors  # type: ignore[attr-defined]
-    needs = ctx.needs_input_grad  # type: ignore[attr-defined]
-    n = right.shape[-1]
-    grad_left = _csr_matmul(right, grad, crow, col, n) if needs[0] else None
-    grad_right = _csr_matmul_t(left, grad, crow, col, n) if needs[1] else None
-    return grad_left, grad_right, None, None
+def _backward_t(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+    x, values, crow, col = ctx.saved_tensors
+    rest = ctx.turned, ctx.backend
+    grad_x = grad_values = None
+    if ctx.needs_input_grad[0]:
+        grad_x = _multiply(grad, values, crow, col, ctx.m, ctx.n, *rest)
+    if ctx.needs_input_grad[1]:
+        grad_values = _sample(x, grad, crow, col, list(values.shape), values.dtype, *rest)
+    return grad_x, grad_values, *[None] * 6
 
 
-_csr_matmul.register_autograd(_backward, setup_context=_save)
-_csr_matmul_t.register_autograd(_backward_t, setup_context=_save)
-_csr_sample.register_autograd(_backward_sample, setup_context=_save_sample)
+def _save_sample(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ANN401
+    ctx.save_for_backward(*inputs[:4])
+    ctx.turned, ctx.backend = inputs[6:]
 
 
-def _rows(x: Tensor) -> Tensor:
-    wide = torch.promote_types(x.dtype, torch.float32)
-    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1]).to(wide)
+def _backward_sample(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+    left, right, crow, col = ctx.saved_tensors
+    entries = 0 if ctx.turned else -1
+    rest = left.shape[entries], right.shape[entries], ctx.turned, ctx.backend
+    grad_left = _multiply(right, grad, crow, col, *rest) if ctx.needs_input_grad[0] else None
+    grad_right = _multiply_t(left, grad, crow, col, *rest) if ctx.needs_input_grad[1] else None
+    return grad_left, grad_right, *[None] * 6
 
 
-def _csr(values: Tensor, crow: Tensor, col: Tensor, n: int) -> Tensor:
-    _hear_beta_warning_once()
-    return torch.sparse_csr_tensor(crow, col, values, size=(crow.shape[0] - 1, n), check_invariants=False)
+# Defined by hand: `torch.library.custom_op` wraps a kernel in layers that take longer than a small product.
+_library = torch.library.Library("clisonix", "FRAGMENT")  # type: ignore[no-untyped-call]
+for _name, _schema, _kernel, _fake, _formula, _keep in (
+    ("sparse_multiply", _MULTIPLY, _multiply_kernel, _multiply_fake, _backward, _save),
+    ("sparse_multiply_t", _MULTIPLY, _multiply_t_kernel, _multiply_t_fake, _backward_t, _save),
+    ("sparse_sample", _SAMPLE, _sample_kernel, _sample_fake, _backward_sample, _save_sample),
+):
+    _library.define(_name + _schema)  # type: ignore[no-untyped-call]
+    _library.impl(_name, _kernel, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+    torch.library.register_fake(f"clisonix::{_name}", _fake, lib=_library)
+    torch.library.register_autograd(f"clisonix::{_name}", _formula, setup_context=_keep, lib=_library)
+_multiply = torch.ops.clisonix.sparse_multiply.default
+_multiply_t = torch.ops.clisonix.sparse_multiply_t.default
+_sample = torch.ops.clisonix.sparse_sample.default
 
 
-@cache
-def _hear_beta_warning_once() -> None:
-    """torch warns, once a process, that its CSR layout is in beta; the layout never leaves this file."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.zeros(1, 1).to_sparse_csr()
+def _is_turned(x: Tensor) -> bool:
+    """Whether the vectors lie side by side in memory, as in `A @ x` for a contiguous `x (n, k)`."""
+    return x.ndim == 2 and x.stride(0) == 1 and x.stride(1) != 1
+
+
+def _flat(x: Tensor) -> Tensor:
+    return x if x.ndim == 2 else x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+
+
+def _product_shape(x: Tensor, size: int, turned: bool) -> tuple[int, ...]:
+    return (size, x.shape[1]) if turned else (*x.shape[:-1], size)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from clisonix.errors import ClisonixError
 from clisonix.kernels.binary import binary_matmul, binary_matmul_t, pack_signs, unpack_signs
 from clisonix.liam.matrix import Matrix, as_parameter, check_dense_float, check_finite, check_size
+
+if TYPE_CHECKING:
+    from clisonix.liam.latent import LatentBinary
 
 
 class Binary(Matrix):
@@ -61,6 +66,12 @@ class Binary(Matrix):
     def adjoint(self, x: Tensor) -> Tensor:
         check_size(x, -1, self, self.scales.shape[0])
         return binary_matmul_t(x, self.packed, self.scales, self.columns)
+
+    def unpack(self) -> LatentBinary:
+        """The same matrix with signs that learn; `.pack()` of it is packed again."""
+        from clisonix.liam.latent import LatentBinary
+
+        return LatentBinary.of(self)
 
     def dense(self) -> Tensor:
         return unpack_signs(self.packed, self.columns, self.scales.dtype) * self.scales[:, None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from clisonix.liam.matrix import Matrix, as_parameter
+from clisonix.liam.matrix import Matrix, as_parameter, check_input
 
 
 class Dense(Matrix):
@@ -24,10 +24,16 @@ class Dense(Matrix):
         return self.weight.shape[0], self.weight.shape[1]
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight)
+        weight = self.weight
+        return F.linear(check_input(x, -1, self, weight.shape[1], weight), weight)
 
     def adjoint(self, x: Tensor) -> Tensor:
-        return x @ self.weight
+        weight = self.weight
+        return check_input(x, -1, self, weight.shape[0], weight) @ weight
+
+    def matmul(self, x: Tensor) -> Tensor:
+        weight = self.weight
+        return weight @ check_input(x, -2, self, weight.shape[1], weight)
 
     def dense(self) -> Tensor:
         return self.weight

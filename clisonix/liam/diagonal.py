@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from clisonix.liam.matrix import Matrix, as_parameter, check_size
+from clisonix.liam.matrix import Matrix, as_parameter, check_input
 
 
 class Diagonal(Matrix):
@@ -20,13 +20,19 @@ class Diagonal(Matrix):
 
     @property
     def shape(self) -> tuple[int, int]:
-        return self.entries.shape[0], self.entries.shape[0]
+        n = self.entries.shape[0]
+        return n, n
 
     def forward(self, x: Tensor) -> Tensor:
-        return check_size(x, -1, self, self.entries.shape[0]) * self.entries
+        entries = self.entries
+        return check_input(x, -1, self, entries.shape[0], entries) * entries
 
     def adjoint(self, x: Tensor) -> Tensor:
         return self.forward(x)
+
+    def matmul(self, x: Tensor) -> Tensor:
+        entries = self.entries
+        return check_input(x, -2, self, entries.shape[0], entries) * entries[:, None]
 
     def dense(self) -> Tensor:
         return self.entries.diag()

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from clisonix.errors import ClisonixError
 from clisonix.kernels.integer import integer_dense, integer_matmul, integer_matmul_t, pack_codes
 from clisonix.liam.matrix import Matrix, as_parameter, check_dense_float, check_finite, check_size
+
+if TYPE_CHECKING:
+    from clisonix.liam.latent import LatentTernary
 
 
 class Integer(Matrix):
@@ -127,6 +132,12 @@ class Ternary(Integer):
     @property
     def offset(self) -> int:
         return 1
+
+    def unpack(self) -> LatentTernary:
+        """The same matrix with levels that learn; `.pack()` of it is packed again."""
+        from clisonix.liam.latent import LatentTernary
+
+        return LatentTernary.of(self)
 
     @classmethod
     @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, overload
 
 import torch
@@ -12,13 +13,15 @@ from clisonix.errors import ClisonixError
 
 if TYPE_CHECKING:
     from clisonix.liam.nodes import Scaled
+    from clisonix.liam.selection import Key
 
 
 class Matrix(nn.Module, ABC):
     """A real linear map of shape `(m, n)` that is an ordinary module holding ordinary tensors.
 
     A new form implements four things: `shape`, `forward`, `adjoint` and `dense`. Everything else
-    follows. Operators are lazy and share the tensors of their operands, so gradients reach them:
+    follows. Operators `+ - @ * .T [rows, columns]` are lazy and share the tensors of their operands, so
+    gradients reach them:
 
         >>> import torch
         >>> from clisonix.liam import Diagonal, LowRank
@@ -28,13 +31,23 @@ class Matrix(nn.Module, ABC):
         [12.0, 12.0, 12.0, 12.0]
         >>> b.T.shape, b.nbytes
         ((3, 4), 44)
+        >>> b[1:3, -1].dense().tolist()
+        [[6.0], [6.0]]
 
-    Inside a function given to `torch.compile` write `A(x)` for `A @ x` and `A.adjoint(x)` for `x @ A`: Dynamo
-    (2.13) does not look for `@` on modules.
+    `simplify(A)` is the same map in fewer steps; `solve`, `recompress`, `pack` and `unpack` are functions too.
+
+    Entries that a form does not store (off a diagonal, in a sparse matrix) are exactly zero: a NaN or an
+    infinity in an input does not pass through them, while `0 * inf` in a dense product gives NaN.
+
+    Inside a function given to `torch.compile` write `A.matmul(x)` for `A @ x` and `A.adjoint(x)` for `x @ A`:
+    Dynamo (2.13) hands `@` between a module and a tensor to neither. Outside, `x @ A` costs some tens of
+    microseconds more than `A.adjoint(x)`, since torch first tries and fails to read `A` as a tensor.
     """
 
     # NumPy scalars on the left of `*` would otherwise build an object array instead of asking us.
     __array_ufunc__ = None
+    # Indexing gives matrices, which are no sequence of rows to loop over.
+    __iter__ = None
 
     @property
     @abstractmethod
@@ -52,6 +65,10 @@ class Matrix(nn.Module, ABC):
     @abstractmethod
     def dense(self) -> Tensor:
         """The entries as one tensor `(m, n)`, differentiable in whatever the form holds."""
+
+    def matmul(self, x: Tensor) -> Tensor:
+        """`dense() @ x`: `(..., n, k)` to `(..., m, k)`, which is `A @ x` for anything but a vector."""
+        return self(check_size(x, -2, self, self.shape[1]).mT).mT  # type: ignore[no-any-return]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -82,17 +99,17 @@ class Matrix(nn.Module, ABC):
     def __matmul__(self, other: Matrix) -> Matrix: ...
     def __matmul__(self, other: Tensor | Matrix) -> Tensor | Matrix:
         """`A @ x` for `x` of shape `(n,)` or `(..., n, k)`, or the lazy product with a matrix."""
+        if isinstance(other, Tensor):
+            if other.ndim > 1:
+                return self.matmul(other)
+            if other.ndim == 1:
+                return self(other)  # type: ignore[no-any-return]
+            raise ClisonixError(f"A matrix {self.shape} times a single number is written `c * A`, not `A @ c`.")
         if isinstance(other, Matrix):
             from clisonix.liam.nodes import Product
 
             return Product(self, other)
-        if not isinstance(other, Tensor):
-            return NotImplemented
-        if other.ndim == 0:
-            raise ClisonixError(f"A matrix {self.shape} times a single number is written `c * A`, not `A @ c`.")
-        if other.ndim == 1:
-            return self(check_size(other, -1, self, self.shape[1]))  # type: ignore[no-any-return]
-        return self(check_size(other, -2, self, self.shape[1]).mT).mT  # type: ignore[no-any-return]
+        return NotImplemented
 
     def __rmatmul__(self, other: Tensor) -> Tensor:
         """`x @ A` for `x` of shape `(m,)` or `(..., m)`."""
@@ -100,7 +117,7 @@ class Matrix(nn.Module, ABC):
             return NotImplemented
         if other.ndim == 0:
             raise ClisonixError(f"A single number times a matrix {self.shape} is written `c * A`, not `c @ A`.")
-        return self.adjoint(check_size(other, -1, self, self.shape[0]))
+        return self.adjoint(other)
 
     def __add__(self, other: Matrix) -> Matrix:
         if not isinstance(other, Matrix):
@@ -127,11 +144,29 @@ class Matrix(nn.Module, ABC):
 
     __rmul__ = __mul__
 
+    def __getitem__(self, key: Key | tuple[Key, Key]) -> Matrix:
+        """`A[rows, columns]`, lazy; a matrix too, so a single number keeps one row or column.
+
+        Args:
+            key: for each side a slice, a whole number, or a vector of whole numbers or booleans. Two vectors
+                give every row with every column, as `dense()[rows][:, columns]`.
+
+        Raises:
+            ClisonixError: something else, or a place outside the matrix.
+        """
+        from clisonix.liam.slicing import part
+
+        return part(self, key)
+
     def extra_repr(self) -> str:
         m, n = self.shape
         return f"{m}×{n}, {str(self.dtype).removeprefix('torch.')}, {self.nbytes} bytes"
 
     def _first_float(self) -> Tensor:
+        # Most forms hold one; walking the whole tree costs more than a small product.
+        for held in self._parameters.values():
+            if held is not None and held.is_floating_point():
+                return held
         for tensor in (*self.parameters(), *self.buffers()):
             if tensor.is_floating_point():
                 return tensor
@@ -139,17 +174,46 @@ class Matrix(nn.Module, ABC):
 
 
 def check_size(x: Tensor, dim: int, matrix: Matrix, expected: int) -> Tensor:
-    """`x`, when its dimension `dim` has the size that the product with `matrix` needs.
+    """`x`, when the product with `matrix` can take it: size of dimension `dim`, dtype and device.
 
     Raises:
-        ClisonixError: the sizes differ (broadcasting would otherwise give a wrong answer silently).
+        ClisonixError: one of them differs (broadcasting would otherwise give a wrong answer silently).
     """
-    if x.shape[dim] != expected:
-        raise ClisonixError(
-            f"{type(matrix).__name__} of shape {matrix.shape} cannot multiply a tensor of shape "
-            f"{tuple(x.shape)}: dimension {dim} must be {expected}."
-        )
+    return check_input(x, dim, matrix, expected, matrix._first_float())
+
+
+def check_input(x: Tensor, dim: int, matrix: Matrix, expected: int, held: Tensor) -> Tensor:
+    """`check_size` for a caller that has the first floating-point tensor of `matrix` at hand."""
+    if x.ndim + dim >= 0 and x.shape[dim] == expected and x.dtype is held.dtype and x.device == held.device:
+        return x
+    _refuse(x, dim, matrix, expected, held)
     return x
+
+
+def _refuse(x: Tensor, dim: int, matrix: Matrix, expected: int, held: Tensor) -> None:
+    """Say what does not fit; a difference in dtype does under autocast, which converts on the way."""
+
+    def both(mine: object, given: object) -> str:
+        return f"{type(matrix).__name__} of {mine} cannot multiply a tensor of {given}"
+
+    if x.ndim + dim < 0 or x.shape[dim] != expected:
+        where = "it needs one or more dimensions" if x.ndim == 0 else f"dimension {dim} must be {expected}"
+        raise ClisonixError(f"{both(f'shape {matrix.shape}', f'shape {tuple(x.shape)}')}: {where}.")
+    if x.device != held.device:
+        raise ClisonixError(f"{both(f'device {held.device}', f'device {x.device}')}: move one to the other.")
+    if not torch.is_autocast_enabled(x.device.type):
+        raise ClisonixError(f"{both(held.dtype, x.dtype)}: convert one with .to({held.dtype}) or .to({x.dtype}).")
+
+
+def check_alike(matrices: Sequence[Matrix], verb: str) -> None:
+    """Raise unless all of `matrices` have one dtype and one device, as those that are to be `verb` must."""
+    first = matrices[0]
+    for other in matrices[1:]:
+        if (other.dtype, other.device) != (first.dtype, first.device):
+            raise ClisonixError(
+                f"{type(first).__name__} of {first.dtype} on {first.device} and {type(other).__name__} of "
+                f"{other.dtype} on {other.device} cannot be {verb}; convert one with .to(...)."
+            )
 
 
 def as_parameter(tensor: Tensor, name: str, ndim: int) -> nn.Parameter:

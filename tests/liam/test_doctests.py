@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import doctest
+import importlib
+import pkgutil
 
 import pytest
 
-from clisonix.liam import algebra, matrix
+from clisonix import liam
+
+MODULES = [f"clisonix.liam.{module.name}" for module in pkgutil.iter_modules(liam.__path__)]
 
 
-@pytest.mark.parametrize("module", [algebra, matrix])
-def test_examples(module: object) -> None:
-    result = doctest.testmod(module)  # type: ignore[arg-type]
-    assert result.attempted > 0
-    assert result.failed == 0
+@pytest.mark.parametrize("name", MODULES)
+def test_examples(name: str) -> None:
+    assert doctest.testmod(importlib.import_module(name)).failed == 0
+
+
+def test_the_front_doors_have_examples() -> None:
+    for name in ("algebra", "matrix", "simplify", "latent", "thin", "solve", "permutation", "cat", "blockdiagonal"):
+        finder = doctest.DocTestFinder()
+        found = finder.find(importlib.import_module(f"clisonix.liam.{name}"))
+        assert any(test.examples for test in found), name

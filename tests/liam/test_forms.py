@@ -48,8 +48,7 @@ def test_unpacking_in_blocks_changes_nothing(form: str, monkeypatch: pytest.Monk
         return *outputs, *torch.autograd.grad(sum(o.square().sum() for o in outputs), list(a.parameters()))
 
     whole = results()
-    monkeypatch.setattr("clisonix.kernels.binary.BLOCK_ENTRIES", 40)
-    monkeypatch.setattr("clisonix.kernels.integer.BLOCK_ENTRIES", 40)
+    monkeypatch.setattr("clisonix.kernels.planes_reference.BLOCK_ENTRIES", 40)
     torch.testing.assert_close(results(), whole)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import types
 from collections.abc import Callable
 
 import pytest
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from clisonix.errors import ClisonixError
 from clisonix.liam import BinaryAlgebra, Matrix, Scaled, transform
+from clisonix.liam.compressed import compressed
 
 F64 = torch.float64
 algebra = BinaryAlgebra()
@@ -27,11 +27,25 @@ def entries(m: int, n: int, seed: int = 20) -> Tensor:
 TENSORS: dict[str, Callable[[Tensor], Tensor]] = {
     "dense": lambda x: x,
     "coo": lambda x: x.to_sparse_coo(),
-    "coo, not coalesced": lambda x: (
-        torch.cat([x.to_sparse_coo() / 2, x.to_sparse_coo() / 2], 1).to_dense()[:, : x.shape[1]].to_sparse_coo() * 2
-    ),
+    "coo, not coalesced": lambda x: repeated(x),
     "csr": lambda x: x.to_sparse_csr(),
+    "csc": lambda x: x.to_sparse_csc(),
+    "bsr": lambda x: x.to_sparse_bsr(divisors(x)),
+    "bsc": lambda x: x.to_sparse_bsc(divisors(x)),
 }
+
+
+def repeated(x: Tensor) -> Tensor:
+    """Every entry as two halves."""
+    half = (x / 2).to_sparse_coo()
+    places, values = torch.cat([half.indices()] * 2, 1), torch.cat([half.values()] * 2)
+    return torch.sparse_coo_tensor(places, values, x.shape, check_invariants=True)
+
+
+def divisors(x: Tensor) -> tuple[int, int]:
+    """A block size that divides `x`, not square where it can be helped."""
+    m, n = x.shape
+    return (2 if m % 2 == 0 else 1), (3 if n % 3 == 0 else n)
 
 
 def opened(x: Tensor | Matrix) -> Tensor:
@@ -40,7 +54,7 @@ def opened(x: Tensor | Matrix) -> Tensor:
 
 @pytest.mark.parametrize("left", TENSORS)
 @pytest.mark.parametrize("right", TENSORS)
-@pytest.mark.parametrize(("n", "d", "k"), [(5, 4, 3), (1, 7, 2), (3, 1, 1)])
+@pytest.mark.parametrize(("n", "d", "k"), [(6, 4, 3), (1, 7, 2), (3, 1, 1)])
 def test_two_tensors(left: str, right: str, n: int, d: int, k: int) -> None:
     a, b = entries(n, d), entries(d, k, seed=30)
     result = algebra.transform_matrix(TENSORS[left](a), TENSORS[right](b))
@@ -129,23 +143,146 @@ def test_half_precision_is_rounded_once(dtype: torch.dtype) -> None:
     torch.testing.assert_close(result, (a.double() @ b.double()).to(dtype))
 
 
+@pytest.mark.parametrize("layout", ["coo", "coo, not coalesced", "csr", "csc", "bsr", "bsc"])
+@pytest.mark.parametrize("other", ["dense", "coo", "lowrank", "binary"])
+def test_gradients_reach_the_values_of_every_layout_on_either_side(layout: str, other: str) -> None:
+    def partner(m: int, n: int) -> Tensor | Matrix:
+        return FORMS[other](m, n, F64) if other in FORMS and other != "dense" else TENSORS[other](randn(m, n))
+
+    for m, n, multiply in (
+        (6, 3, lambda s: algebra.transform_matrix(s, partner(3, 5))),
+        (6, 3, lambda s: algebra.transform_matrix(partner(5, 6), s)),
+    ):
+        data = entries(m, n).requires_grad_()
+        ours, exact = multiply(TENSORS[layout](data)), multiply(data)
+        assert isinstance(ours, Tensor)
+        (grad,) = torch.autograd.grad(ours.to_dense().square().sum(), data)
+        (expected,) = torch.autograd.grad(exact.to_dense().square().sum(), data)
+        mask = data != 0
+        torch.testing.assert_close(grad.to_dense() * mask, expected.to_dense() * mask)
+
+
+def test_a_sparse_leaf_gets_a_sparse_gradient() -> None:
+    for layout in ("coo", "csr"):
+        leaf = TENSORS[layout](entries(6, 4)).requires_grad_()
+        weights = randn(4, 3).requires_grad_()
+        result = algebra.transform_matrix(leaf, weights)
+        assert isinstance(result, Tensor)
+        result.sum().backward()
+        assert leaf.grad is not None
+        assert leaf.grad.layout == leaf.layout
+        mask = entries(6, 4) != 0
+        torch.testing.assert_close(leaf.grad.to_dense(), torch.ones(6, 3, dtype=F64) @ weights.detach().T * mask)
+        torch.testing.assert_close(weights.grad, entries(6, 4).T @ torch.ones(6, 3, dtype=F64))
+
+
+@pytest.mark.parametrize("layout", [name for name in TENSORS if name != "dense"])
+def test_under_autocast_half_meets_single_precision(layout: str) -> None:
+    data, weights = entries(6, 3).float(), randn(3, 5).float()
+    sparse_data = TENSORS[layout](data)
+    expected = data @ weights
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for other in (weights.bfloat16(), weights, TENSORS["coo"](weights)):
+            result = algebra.transform_matrix(sparse_data, other)
+            assert isinstance(result, Tensor)
+            torch.testing.assert_close(result.to_dense().float(), expected, rtol=0.02, atol=0.02)
+        result = algebra.transform_matrix(weights.T.bfloat16(), TENSORS[layout](data.T.contiguous()))
+        assert isinstance(result, Tensor)
+        torch.testing.assert_close(result.float(), expected.T, rtol=0.02, atol=0.02)
+    with pytest.raises(ClisonixError, match="one floating-point type"):
+        algebra.transform_matrix(sparse_data, weights.bfloat16())
+
+
+@pytest.mark.parametrize("layout", ["csr", "csc", "bsr", "bsc"])
+def test_no_index_and_no_value_is_copied(layout: str) -> None:
+    data = TENSORS[layout](entries(6, 3))
+    rows = compressed(data)
+    by_rows = layout in ("csr", "bsr")
+    crow, col = (data.crow_indices(), data.col_indices()) if by_rows else (data.ccol_indices(), data.row_indices())
+    for ours, theirs in ((rows.crow, crow), (rows.col, col), (rows.values, data.values())):
+        assert ours.data_ptr() == theirs.data_ptr()
+
+
+@pytest.mark.parametrize("backend", ["own", "torch", "torch_sparse"])
+def test_every_backend_gives_the_product(backend: str) -> None:
+    a, b = entries(6, 4), randn(4, 3)
+    for layout in TENSORS:
+        result = algebra.transform_matrix(TENSORS[layout](a), b, backend=backend)
+        assert isinstance(result, Tensor)
+        torch.testing.assert_close(result, a @ b)
+
+
+class StandIn:
+    """What is asked of a `torch_sparse.SparseTensor`, for machines that do not have it."""
+
+    def __init__(self, dense: Tensor, has_value: bool = True) -> None:
+        self.dense, self._has_value = dense, has_value
+
+    def has_value(self) -> bool:
+        return self._has_value
+
+    def sizes(self) -> list[int]:
+        return list(self.dense.shape)
+
+    def dtype(self) -> torch.dtype:
+        return self.dense.dtype
+
+    def device(self) -> torch.device:
+        return self.dense.device
+
+    def csr(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        csr = self.dense.to_sparse_csr()
+        return csr.crow_indices(), csr.col_indices(), csr.values() if self._has_value else None
+
+
+StandIn.__module__ = "torch_sparse.tensor"
+
+
 def test_a_torch_sparse_tensor_is_known_by_its_module_alone() -> None:
     inner = entries(5, 4)
-    stand_in = types.new_class("SparseTensor", exec_body=lambda ns: ns.update(__module__="torch_sparse.tensor"))
-    stand_in.to_torch_sparse_coo_tensor = lambda self: inner.to_sparse_coo()  # type: ignore[attr-defined]
     had = "torch_sparse" in sys.modules
-    result = algebra.transform_matrix(stand_in(), entries(4, 3))
-    torch.testing.assert_close(result, inner @ entries(4, 3))
+    result = algebra.transform_matrix(StandIn(inner), randn(4, 3))  # type: ignore[arg-type]
+    torch.testing.assert_close(result, inner @ randn(4, 3))
+    result = algebra.transform_matrix(randn(3, 5), StandIn(inner, has_value=False))  # type: ignore[arg-type]
+    torch.testing.assert_close(result, randn(3, 5) @ (inner != 0).double())
     assert ("torch_sparse" in sys.modules) == had
+    with pytest.raises(ClisonixError, match=r"data \(SparseTensor \(5, 4\) float64 on cpu\).*4 columns need"):
+        algebra.transform_matrix(StandIn(inner), randn(5, 4))  # type: ignore[arg-type]
 
 
-def test_a_real_torch_sparse_tensor() -> None:
+@pytest.mark.parametrize("side", ["data", "weights"])
+@pytest.mark.parametrize("with_values", [True, False])
+def test_a_real_torch_sparse_tensor_with_anything(side: str, with_values: bool) -> None:
     torch_sparse = pytest.importorskip("torch_sparse", reason="the extra [sparse] is not installed")
-    a, b = entries(5, 4), entries(4, 3)
-    left, right = torch_sparse.SparseTensor.from_dense(a), torch_sparse.SparseTensor.from_dense(b)
-    torch.testing.assert_close(algebra.transform_matrix(left, b), a @ b)
-    torch.testing.assert_close(algebra.transform_matrix(a, right), a @ b)
-    torch.testing.assert_close(opened(algebra.transform_matrix(left, right)), a @ b)
+    values = entries(6, 3)
+    theirs = torch_sparse.SparseTensor.from_dense(values)
+    if not with_values:
+        theirs, values = theirs.set_value(None), (values != 0).double()
+    for name in (*TENSORS, *FORMS):
+        other = FORMS[name](3, 6, F64) if name in FORMS and name != "dense" else TENSORS[name](entries(3, 6, seed=40))
+        if side == "data":
+            result, expected = algebra.transform_matrix(theirs, other), values @ opened(other)
+        else:
+            result, expected = algebra.transform_matrix(other, theirs), opened(other) @ values
+        torch.testing.assert_close(opened(result), expected, check_stride=False)
+    if with_values:
+        twice = algebra.transform_matrix(theirs, torch_sparse.SparseTensor.from_dense(randn(3, 6)))
+        torch.testing.assert_close(opened(twice), values @ randn(3, 6))
+
+
+def test_gradients_reach_the_values_of_a_real_torch_sparse_tensor_as_its_own_product_does() -> None:
+    torch_sparse = pytest.importorskip("torch_sparse", reason="the extra [sparse] is not installed")
+    theirs, weights = torch_sparse.SparseTensor.from_dense(entries(6, 3)), randn(3, 5).requires_grad_()
+    values = theirs.storage.value().requires_grad_()
+    tensor = theirs.set_value(values, layout="coo")
+    ours, reference = algebra.transform_matrix(tensor, weights), torch_sparse.matmul(tensor, weights)
+    torch.testing.assert_close(ours, reference)
+    for product in (ours, reference):
+        assert isinstance(product, Tensor)
+    torch.testing.assert_close(
+        torch.autograd.grad(ours.square().sum(), (values, weights)),  # type: ignore[union-attr]
+        torch.autograd.grad(reference.square().sum(), (values, weights)),
+    )
 
 
 def test_errors_name_both_sides() -> None:
@@ -163,7 +300,10 @@ def test_errors_name_both_sides() -> None:
         r"weights of shape \(d, k\)": lambda: algebra.transform_matrix(a, b[0]),
         "data is a list": lambda: algebra.transform_matrix([[1.0]], b),  # type: ignore[arg-type]
         "weights is a NoneType": lambda: algebra.transform_matrix(a, None),  # type: ignore[arg-type]
-        "sparse_csc with": lambda: algebra.transform_matrix(a.to_sparse_csc(), b),
+        r"data \(sparse_csc \(5, 4\) float64 on cpu\).*4 columns": lambda: algebra.transform_matrix(
+            a.to_sparse_csc(), a
+        ),
+        "did you mean 'torch'": lambda: algebra.transform_matrix(a.to_sparse_csr(), b, backend="torhc"),
     }.items():
         with pytest.raises(ClisonixError, match=expected):
             call()

@@ -1,4 +1,4 @@
-"""Packed signs and compressed rows: the operators below the forms."""
+"""Packed signs and codes: packing, and the operators on whatever runs them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from clisonix.errors import ClisonixError
 from clisonix.kernels.binary import binary_matmul, binary_matmul_t, pack_signs, unpack_signs
 from clisonix.kernels.integer import integer_matmul, integer_matmul_t, pack_codes, unpack_codes
-from clisonix.kernels.sparse import csr_matmul, csr_matmul_t
 
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -45,11 +44,11 @@ def test_only_signs_can_be_packed() -> None:
 @pytest.mark.parametrize("blocked", [False, True])
 def test_sign_products_pass_the_operator_checks_of_torch(blocked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if blocked:
-        monkeypatch.setattr("clisonix.kernels.binary.BLOCK_ENTRIES", 22)
+        monkeypatch.setattr("clisonix.kernels.planes_reference.BLOCK_ENTRIES", 22)
     packed = pack_signs(randn(5, 11) >= 0)
-    for op, size in ((torch.ops.clisonix.sign_matmul, 11), (torch.ops.clisonix.sign_matmul_t, 5)):
-        torch.library.opcheck(op, (randn(2, 3, size).requires_grad_(), packed, 11))
     scales = randn(5, seed=1).requires_grad_()
+    for op, size in ((torch.ops.clisonix.packed_matmul, 11), (torch.ops.clisonix.packed_matmul_t, 5)):
+        torch.library.opcheck(op, (randn(2, 3, size).requires_grad_(), scales, packed, 11, 11, 2, 1))
     for product, size in ((binary_matmul, 11), (binary_matmul_t, 5)):
         arguments = (randn(2, size).requires_grad_(), scales)
         assert torch.autograd.gradgradcheck(lambda x, s, f=product: f(x, packed, s, 11), arguments)
@@ -74,34 +73,10 @@ def test_integer_products_pass_the_operator_checks_of_torch() -> None:
     codes = torch.randint(0, 8, (3, 5), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     planes, scales = pack_codes(codes, 3), randn(3, 3, seed=1).requires_grad_()
     x, y = randn(2, 2, 5).requires_grad_(), randn(2, 2, 3).requires_grad_()
-    torch.library.opcheck(torch.ops.clisonix.integer_matmul, (x, scales, planes, 5, 2, 4))
-    torch.library.opcheck(torch.ops.clisonix.integer_matmul_t, (y, scales, planes, 5, 2, 4))
-    torch.library.opcheck(torch.ops.clisonix.integer_scale_sums, (y, x, planes, 5, 2, 4))
+    torch.library.opcheck(torch.ops.clisonix.packed_matmul, (x, scales, planes, 5, 2, 1, 4))
+    torch.library.opcheck(torch.ops.clisonix.packed_matmul_t, (y, scales, planes, 5, 2, 1, 4))
+    torch.library.opcheck(torch.ops.clisonix.packed_scale_sums, (y, x, planes, 5, 2, 1, 4))
     for product, operand in ((integer_matmul, x), (integer_matmul_t, y)):
         assert torch.autograd.gradgradcheck(
             lambda x, s, f=product: f(x, planes, s, 5, 2, 4), (operand[0].detach().requires_grad_(), scales)
         )
-
-
-def test_sparse_products_pass_the_operator_checks_of_torch() -> None:
-    crow, col = torch.tensor([0, 2, 2, 4], dtype=torch.int32), torch.tensor([0, 4, 1, 2], dtype=torch.int32)
-    values = randn(4, seed=1).requires_grad_()
-    x, y = randn(2, 3, 5).requires_grad_(), randn(2, 3, 3).requires_grad_()
-    torch.library.opcheck(torch.ops.clisonix.csr_matmul, (x, values, crow, col, 5))
-    torch.library.opcheck(torch.ops.clisonix.csr_matmul_t, (y, values, crow, col, 5))
-    torch.library.opcheck(torch.ops.clisonix.csr_sample, (y, x, crow, col))
-    for product, operand in ((csr_matmul, x), (csr_matmul_t, y)):
-        assert torch.autograd.gradgradcheck(
-            lambda x, v, f=product: f(x, v, crow, col, 5), (operand.detach().requires_grad_(), values)
-        )
-
-
-@pytest.mark.parametrize("index", [torch.int32, torch.int64])
-def test_rows_without_values_give_zeros(index: torch.dtype) -> None:
-    crow, col = torch.tensor([0, 0, 1, 1], dtype=index), torch.tensor([2], dtype=index)
-    entries = torch.zeros(3, 4, dtype=torch.float64)
-    entries[1, 2] = 5
-    x, y = randn(6, 4), randn(6, 3)
-    values = torch.tensor([5.0], dtype=torch.float64)
-    torch.testing.assert_close(csr_matmul(x, values, crow, col, 4), x @ entries.T)
-    torch.testing.assert_close(csr_matmul_t(y, values, crow, col, 4), y @ entries)
