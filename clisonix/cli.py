@@ -30,6 +30,14 @@ Data = Annotated[
     typer.Option("--data", help="Folder with recordings.", envvar="CLISONIX_DATA", show_envvar=True),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Sides = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="A... [vs] B...",
+        help="Two run folders, or folders of runs that differ in their seed; or several on each side of the word vs.",
+    ),
+]
+Force = Annotated[bool, typer.Option(help="Go on although hardware, scope or the way of metering differ.")]
 
 
 def main() -> None:
@@ -130,20 +138,77 @@ def report(
 
 @app.command()
 def compare(
-    a: Annotated[Path, typer.Argument(help="Run folder, or a folder of runs that differ in their seed.")],
-    b: Annotated[Path, typer.Argument(help="The same, to compare with.")],
-    force: Annotated[bool, typer.Option(help="Compare unlike hardware or sensors all the same.")] = False,
+    runs: Sides,
+    margin: Annotated[
+        list[str] | None, typer.Option(help="Test for equivalence: energy=2%, quality=0.5. Repeat, or use commas.")
+    ] = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Put two runs side by side: time, energy, size and quality, with intervals."""
+    """Put two runs, or two groups, side by side: time, energy, size and quality, with intervals; b against a."""
     from clisonix.meter.compare import compare as compare_runs
+    from clisonix.meter.margins import parse_margins
+    from clisonix.meter.runs import two_sides
     from clisonix.meter.table import comparison_table
 
-    comparison = compare_runs([a], [b], force=force)
+    comparison = compare_runs(*two_sides(runs), force=force, margins=parse_margins(margin or (), "--margin"))
     if as_json:
         _print_json(comparison.to_json())
     else:
         out.print(comparison_table(comparison))
+
+
+@app.command()
+def gate(
+    runs: Sides,
+    max_regress: Annotated[
+        list[str] | None,
+        typer.Option(help="What is allowed: energy=2%, time=5%, quality=0.5. Repeat, or use commas."),
+    ] = None,
+    prove: Annotated[bool, typer.Option(help="Pass only if a regression below the margin is shown.")] = False,
+    within_run: Annotated[
+        bool, typer.Option(help="Judge one run against one by their own epochs; ignores chance between runs.")
+    ] = False,
+    summary: Annotated[Path | None, typer.Option(help="Append a Markdown summary to this file.")] = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Fail if b regresses against a. Exit codes: 0 none shown; 1 a regression; 2 cannot tell, or bad input."""
+    from clisonix.meter.gate import gate as judge
+    from clisonix.meter.gate_text import append_summary, gate_table
+    from clisonix.meter.margins import parse_margins
+    from clisonix.meter.runs import two_sides
+
+    margins = parse_margins(max_regress or (), "--max-regress")
+    found = judge(*two_sides(runs), margins, prove=prove, within_run=within_run, force=force)
+    if summary is not None:
+        append_summary(summary, found)
+    if as_json:
+        _print_json(found.to_json())
+    else:
+        out.print(gate_table(found))
+    raise typer.Exit(found.exit_code)
+
+
+@app.command()
+def merge(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders of ranks or nodes, or merged folders.")],
+    to: Annotated[Path, typer.Option("--out", "-o", help="Folder of the merged run.")],
+    as_json: Json = False,
+) -> None:
+    """Put the records of several ranks or nodes together, each physical device counted once."""
+    from clisonix.files import write_bytes
+    from clisonix.meter.merge import merge as merge_runs
+    from clisonix.meter.report import render_html
+
+    record = merge_runs(runs, to)
+    write_bytes(to / "report.html", render_html(to).encode())
+    if as_json:
+        _print_json({"folder": str(to), "parts": len(record.parts), "energy": record.energy, "notes": record.notes})
+        return
+    out.print(f"{to}: {len(record.parts)} parts, {_summary(record)}", markup=False, soft_wrap=True)
+    for note in record.notes:
+        out.print(note, markup=False, soft_wrap=True)
 
 
 @app.command()

@@ -35,10 +35,13 @@ class Counter:
         max_power_w: the most the device can draw.
         exact: every sample is the energy at that moment.
         refresh_s: nominal time between ticks; the age that the first sample's value may have.
+        method: see `series.METHOD`. The first one overlooked a reset between a window's edge and the next tick.
     """
 
-    def __init__(self, t_s: Floats, joules: Floats, max_power_w: float, exact: bool, refresh_s: float | None) -> None:
-        self.t_s, self._max_w = t_s, max_power_w
+    def __init__(
+        self, t_s: Floats, joules: Floats, max_power_w: float, exact: bool, refresh_s: float | None, method: int = 2
+    ) -> None:
+        self.t_s, self._max_w, self._method = t_s, max_power_w, method
         step = np.diff(joules)
         reset = step < 0
         # After a reset the counter holds what was used since, so that much at least was used in this step.
@@ -71,9 +74,9 @@ class Counter:
         ceiling = self._max_w * (end_s - start_s)
         low, high = max(0.0, low_b - high_a), max(0.0, high_b - low_a)
         for i in self._resets:
-            if self.t_s[i - 1] < end_s and self.t_s[i] > start_s:
-                # What was used after the last tick before the reset is not in the counter.
-                before = self._earliest[np.searchsorted(self._at, i) - 1]
+            # What was used after the last tick before the reset is not in the counter.
+            before = self._earliest[np.searchsorted(self._at, i) - 1]
+            if (self.t_s[i - 1] if self._method == 1 else before) < end_s and self.t_s[i] > start_s:
                 lost = self._max_w * (self.t_s[i] - before) - (self._total[i] - self._total[i - 1])
                 high += max(0.0, float(lost))
         central = max(0.0, central_b - central_a)

@@ -1,4 +1,4 @@
-"""CPU energy modelled from the CPU time of this process, where no counter can be read.
+"""CPU energy modelled from the CPU time of this process and its children, where no counter can be read.
 
 Coefficients: Cloud Carbon Footprint, https://www.cloudcarbonfootprint.org/docs/methodology/ (Appendix I and
 the per-processor table; SPECpower measurements of servers, per hardware thread). Idle and full load: AWS 0.74
@@ -16,19 +16,20 @@ from typing import Any
 
 from clisonix.errors import ClisonixError
 from clisonix.meter.energy import MODELLED
+from clisonix.meter.processes import ProcessTime
 
 
 class CpuTimeModel:
-    """Busy time of all threads of this process, times watts per busy hardware thread.
+    """Busy time of this process and the processes it started, times watts per busy hardware thread.
 
-    Not included: idle power, memory, other processes, and child processes (data-loading workers among them).
+    Not included: idle power, memory, and other processes.
 
     Args:
         watts: what one busy hardware thread adds, in watts.
         low: lower bound of that, 95 % interval.
         high: upper bound.
         clock: seconds; replaced in tests.
-        cpu_clock: CPU seconds of this process; replaced in tests.
+        cpu_clock: CPU seconds of what is counted; None counts this process and its descendants.
 
     Raises:
         ClisonixError: not 0 < low <= watts <= high.
@@ -36,7 +37,7 @@ class CpuTimeModel:
 
     name = "cpu-time"
     source = MODELLED
-    scope = "CPU busy time of this process"
+    scope = "CPU busy time of this process and its children"
     device = "cpu"
     refresh_s: float | None = None
     exact_edges = True
@@ -48,18 +49,18 @@ class CpuTimeModel:
         high: float = 8.6,
         *,
         clock: Callable[[], float] = time.perf_counter,
-        cpu_clock: Callable[[], float] = time.process_time,
+        cpu_clock: Callable[[], float] | None = None,
     ) -> None:
         if not 0 < low <= watts <= high < float("inf"):
             raise ClisonixError(
                 f"CpuTimeModel needs 0 < low <= watts <= high in watts per busy hardware thread; "
                 f"given low={low}, watts={watts}, high={high}"
             )
-        self._watts, self._clock, self._cpu_clock = watts, clock, cpu_clock
+        self._watts, self._clock, self._cpu_clock = watts, clock, cpu_clock or ProcessTime(clock)
         self.max_power_w = watts * (os.cpu_count() or 1)
         self.parameters: dict[str, Any] = {
             "how": f"modelled from CPU time ({watts:g} W per busy hardware thread, {low:g}-{high:g} W; "
-            "no idle share, no memory, no child processes)",
+            "no idle share, no memory; child processes are counted)",
             "watts": watts,
             "low": low,
             "high": high,

@@ -1,7 +1,7 @@
-"""95 % intervals: proportions, means, and differences of means.
+"""95 % intervals of proportions and means, and the t distribution that these and all comparisons rest on.
 
-Wilson (1927) for proportions; Student's t and Welch (1947) for means. The t quantile is computed here because
-scipy would be a heavy dependency for one function; the incomplete beta function follows the continued fraction
+Wilson (1927) for proportions; Student's t for means. The distribution is computed here because
+scipy would be a heavy dependency for two functions; the incomplete beta function follows the continued fraction
 DLMF 8.17.22 (https://dlmf.nist.gov/8.17#v).
 """
 
@@ -50,20 +50,33 @@ def t_quantile(p: float, freedom: float) -> float:
         return -t_quantile(1 - p, freedom)
     if p == 0.5:
         return 0.0
-    tail = 2 * (1 - p)  # two-sided: P(|T| > t) = I_x(freedom/2, 1/2) with x = freedom / (freedom + t^2)
     low, high = 0.0, 1.0
-    for _ in range(200):
-        # Bisect on t/(1+t), which is bounded however heavy the tail.
+    # Bisect on t/(1+t), which is bounded however heavy the tail; Newton's steps then find the last digits.
+    for _ in range(16):
         middle = (low + high) / 2
-        t = middle / (1 - middle)
-        if _incomplete_beta(freedom / (freedom + t * t), freedom / 2, 0.5) > tail:
+        if t_above(middle / (1 - middle), freedom) > 1 - p:
             low = middle
         else:
             high = middle
-        if high - low <= 1e-16 * high:
+    t = (low + high) / (2 - low - high)
+    for _ in range(50):
+        step = (t_above(t, freedom) - (1 - p)) / _density(t, freedom)
+        t = max(t + step, t / 2)
+        if abs(step) <= 1e-15 * t:
             break
-    middle = (low + high) / 2
-    return middle / (1 - middle)
+    return t
+
+
+def t_above(t: float, freedom: float) -> float:
+    """The probability that Student's t exceeds `t`.
+
+    Args:
+        t: any finite number.
+        freedom: degrees of freedom, > 0, not necessarily whole.
+    """
+    # Two-sided: P(|T| > t) = I_x(freedom/2, 1/2) with x = freedom / (freedom + t^2).
+    tail = _incomplete_beta(freedom / (freedom + t * t), freedom / 2, 0.5) / 2
+    return tail if t >= 0 else 1 - tail
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
@@ -79,26 +92,13 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
     return mean, mean - half, mean + half
 
 
-def welch_interval(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float]:
-    """Difference of means b - a of independent samples, and its 95 % Welch interval.
-
-    Raises:
-        ClisonixError: fewer than two values on a side.
-    """
-    if len(a) < 2 or len(b) < 2:
-        raise ClisonixError(f"Welch's interval needs two values on each side; given {len(a)} and {len(b)}")
-    mean_a, mean_b = math.fsum(a) / len(a), math.fsum(b) / len(b)
-    share_a, share_b = _variance(a, mean_a) / len(a), _variance(b, mean_b) / len(b)
-    difference, spread = mean_b - mean_a, share_a + share_b
-    if spread == 0:
-        return difference, difference, difference
-    freedom = spread**2 / (share_a**2 / (len(a) - 1) + share_b**2 / (len(b) - 1))
-    half = t_quantile(0.975, freedom) * math.sqrt(spread)
-    return difference, difference - half, difference + half
-
-
 def _variance(values: Sequence[float], mean: float) -> float:
     return math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
+
+
+def _density(t: float, freedom: float) -> float:
+    log_scale = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2) - math.log(math.pi * freedom) / 2
+    return math.exp(log_scale - (freedom + 1) / 2 * math.log1p(t * t / freedom))
 
 
 def _incomplete_beta(x: float, a: float, b: float) -> float:

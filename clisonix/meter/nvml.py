@@ -1,67 +1,20 @@
-"""The total-energy counter of NVIDIA GPUs (Volta and newer), through NVML.
-
-NVML: https://docs.nvidia.com/deploy/nvml-api/ (`nvmlDeviceGetTotalEnergyConsumption`, millijoules since the
-driver was loaded; it moves about every 100 ms). Reading it initialises no CUDA context.
-"""
+"""Which GPUs this process may use, and what can be measured of each."""
 
 from __future__ import annotations
 
+import ctypes
 import importlib
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
+from clisonix.meter.nvml_counter import NvmlEnergy, reason_of, text
+from clisonix.meter.nvml_samples import NvmlSamples
+from clisonix.meter.reasons import Reason
 from clisonix.meter.sensor import SensorLost, Unavailable
 
-REFRESH_S = 0.1
-FALLBACK_MAX_POWER_W = 1500.0
-"""Above every board sold; used only where the driver does not tell the power limit."""
-
-
-class NvmlEnergy:
-    """The energy counter of one GPU.
-
-    Args:
-        nvml: the module `pynvml`, or an object with its functions.
-        handle: NVML's handle of the device.
-        index: the device's NVML index, for its name.
-        clock: seconds; replaced in tests.
-    """
-
-    source = "nvml-counter"
-    refresh_s: float | None = REFRESH_S
-    exact_edges = False
-
-    def __init__(
-        self, nvml: Any, handle: Any, index: int, clock: Callable[[], float] = time.perf_counter  # noqa: ANN401
-    ) -> None:  # fmt: skip
-        self._nvml, self._handle, self._clock = nvml, handle, clock
-        self.name = f"nvml:{index}"
-        self.device = f"gpu:{index}"
-        model = _text(nvml.nvmlDeviceGetName(handle))
-        # Grace Hopper's counter includes the Grace CPU and its memory.
-        self.scope = "GPU module (with CPU)" if "GH200" in model else "GPU board"
-        self.max_power_w, limit_known = FALLBACK_MAX_POWER_W, False
-        try:
-            self.max_power_w = nvml.nvmlDeviceGetPowerManagementLimit(handle) / 1000.0
-            limit_known = True
-        except nvml.NVMLError:
-            pass
-        self.parameters: dict[str, Any] = {
-            "how": "measured by the NVML energy counter",
-            "model": model,
-            "uuid": _text(nvml.nvmlDeviceGetUUID(handle)),
-            "power_limit_known": limit_known,
-        }
-
-    def read(self) -> tuple[float, float]:
-        """See `Sensor.read`."""
-        before = self._clock()
-        try:
-            millijoules = self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)
-        except self._nvml.NVMLError as error:
-            raise SensorLost(f"NVML answered: {error}") from error
-        return (before + self._clock()) / 2, millijoules / 1000.0
+LIBRARY = "libnvidia-ml.so.1"
 
 
 def detect_nvml(
@@ -70,7 +23,7 @@ def detect_nvml(
     """Find the energy counters of the visible GPUs.
 
     Args:
-        visible: the text of `CUDA_VISIBLE_DEVICES`: indices or UUIDs separated by commas. None means all
+        visible: the text of `CUDA_VISIBLE_DEVICES`: indices, UUIDs or MIG UUIDs separated by commas. None means all
             GPUs, the empty text none. Indices are taken in NVML's (PCI bus) order; CUDA counts in that order
             when `CUDA_DEVICE_ORDER=PCI_BUS_ID`, so UUIDs are safer where GPUs of different models are mixed.
         nvml: a module like `pynvml`; None imports it.
@@ -81,29 +34,63 @@ def detect_nvml(
         gives neither sensors nor an exception, but one reason.
     """
     if nvml is None:
-        try:
-            nvml = importlib.import_module("pynvml")
-        except ImportError:
-            return [], [Unavailable("nvml", "the package nvidia-ml-py is not installed")]
+        found = _binding()
+        if isinstance(found, Unavailable):
+            return [], [found]
+        nvml = found
     try:
         nvml.nvmlInit()
         count = nvml.nvmlDeviceGetCount()
     except nvml.NVMLError as error:
-        return [], [Unavailable("nvml", f"NVML cannot be used: {error}")]
+        return [], [Unavailable("nvml", f"NVML cannot be used: {error}", code=reason_of(nvml, error))]
     sensors: list[NvmlEnergy] = []
     missing: list[Unavailable] = []
     for word in _visible_words(visible, count):
-        found = _open(nvml, word, clock)
-        if isinstance(found, NvmlEnergy):
+        opened = _open(nvml, word, clock)
+        if isinstance(opened, NvmlEnergy):
             # The same GPU can be named twice, by index and by UUID; it must be counted once.
-            if all(found.parameters["uuid"] != other.parameters["uuid"] for other in sensors):
-                sensors.append(found)
+            if all(opened.parameters["uuid"] != other.parameters["uuid"] for other in sensors):
+                sensors.append(opened)
         else:
-            missing.append(found)
+            missing.append(opened)
     if not sensors and not missing:
-        reason = "no GPU is visible" if visible is not None else "there is no NVIDIA GPU"
-        missing.append(Unavailable("nvml", reason))
+        if visible is not None and count:
+            missing.append(Unavailable("nvml", "no GPU is visible", code=Reason.NOT_VISIBLE.value))
+        else:
+            missing.append(Unavailable("nvml", "there is no NVIDIA GPU", code=Reason.NO_SENSOR.value))
     return sensors, missing
+
+
+def power_samples(
+    counters: list[NvmlEnergy], clock: Callable[[], float] = time.perf_counter
+) -> tuple[list[NvmlSamples], list[Unavailable]]:
+    """The power samples of the same GPUs, where the driver keeps them."""
+    sensors: list[NvmlSamples] = []
+    missing: list[Unavailable] = []
+    for counter in counters:
+        nvml, handle = counter._nvml, counter._handle
+        sensor = NvmlSamples(counter, nvml, handle, clock)
+        try:
+            sensor.drain()
+        except (AttributeError, SensorLost) as error:
+            code = error.code if isinstance(error, SensorLost) else Reason.NOT_SUPPORTED.value
+            missing.append(Unavailable(sensor.name, f"no power samples for a second opinion: {error}", code=code))
+        else:
+            sensors.append(sensor)
+    return sensors, missing
+
+
+def _binding() -> Any:  # noqa: ANN401 - a module, or why there is none
+    if sys.platform.startswith("linux"):
+        try:
+            ctypes.CDLL(LIBRARY)
+        except OSError:
+            # The binding takes 20 ms to import only to find the same.
+            return Unavailable("nvml", f"there is no NVIDIA driver ({LIBRARY})", code=Reason.NO_DRIVER.value)
+    try:
+        return importlib.import_module("pynvml")
+    except ImportError:
+        return Unavailable("nvml", "the package nvidia-ml-py is not installed", code=Reason.NOT_INSTALLED.value)
 
 
 def _visible_words(visible: str | None, count: int) -> list[str]:
@@ -121,34 +108,57 @@ def _visible_words(visible: str | None, count: int) -> list[str]:
 def _open(nvml: Any, word: str, clock: Callable[[], float]) -> NvmlEnergy | Unavailable:  # noqa: ANN401
     label = f"nvml:{word}"
     if word.startswith("MIG"):
+        parent = _mig_parent(nvml, word)
+        whose = f" {parent}" if parent else ""
         return Unavailable(
-            label, "MIG reports the parent's power: the instance's own energy is unknown", f"gpu:{word}"
-        )
+            label, f"MIG reports the power of the whole GPU{whose}: the instance's own energy is unknown",
+            f"gpu:{word}", Reason.MIG.value, parent,
+        )  # fmt: skip
+    uuid = None
     try:
         if word.isdigit():
             handle, index = nvml.nvmlDeviceGetHandleByIndex(int(word)), int(word)
         else:
             handle = _by_uuid(nvml, word)
             if handle is None:
-                return Unavailable(label, "no GPU, or more than one, has a UUID that starts so", f"gpu:{word}")
+                return Unavailable(
+                    label, "no GPU, or more than one, has a UUID that starts so", f"gpu:{word}",
+                    Reason.NOT_VISIBLE.value,
+                )  # fmt: skip
             index = nvml.nvmlDeviceGetIndex(handle)
+        uuid = text(nvml.nvmlDeviceGetUUID(handle))
         if _mig_enabled(nvml, handle):
             return Unavailable(
-                label, "MIG is on and reports the parent's power: this job's share is unknown", f"gpu:{word}"
-            )
+                label, "MIG is on and reports the power of the whole GPU: this job's share is unknown",
+                f"gpu:{word}", Reason.MIG.value, uuid,
+            )  # fmt: skip
         sensor = NvmlEnergy(nvml, handle, index, clock)
         sensor.read()
-    except (nvml.NVMLError, SensorLost) as error:
-        reason = f"the energy counter cannot be read ({error}); it needs Volta or newer"
-        return Unavailable(label, reason, f"gpu:{word}")
+    except SensorLost as error:
+        return _unreadable(label, word, error, error.code, uuid)
+    except nvml.NVMLError as error:
+        return _unreadable(label, word, error, reason_of(nvml, error), uuid)
     return sensor
+
+
+def _unreadable(label: str, word: str, error: Exception, code: str, uuid: str | None) -> Unavailable:
+    reason = f"the energy counter cannot be read ({error}); it needs Volta or newer"
+    return Unavailable(label, reason, f"gpu:{word}", code, uuid)
 
 
 def _by_uuid(nvml: Any, prefix: str) -> Any:  # noqa: ANN401
     # CUDA accepts any unique start of a UUID.
     handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
-    matches = [handle for handle in handles if _text(nvml.nvmlDeviceGetUUID(handle)).startswith(prefix)]
+    matches = [handle for handle in handles if text(nvml.nvmlDeviceGetUUID(handle)).startswith(prefix)]
     return matches[0] if len(matches) == 1 else None
+
+
+def _mig_parent(nvml: Any, uuid: str) -> str | None:  # noqa: ANN401
+    try:
+        parent = nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(nvml.nvmlDeviceGetHandleByUUID(uuid))
+        return text(nvml.nvmlDeviceGetUUID(parent))
+    except (nvml.NVMLError, AttributeError):
+        return None
 
 
 def _mig_enabled(nvml: Any, handle: Any) -> bool:  # noqa: ANN401
@@ -157,7 +167,3 @@ def _mig_enabled(nvml: Any, handle: Any) -> bool:  # noqa: ANN401
     except nvml.NVMLError:
         return False
     return bool(current)
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value

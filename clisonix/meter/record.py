@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol
 
 from clisonix.errors import ClisonixError, nearest
 from clisonix.files import read_json, sha256, write_json
-from clisonix.meter.carbon import carbon
+from clisonix.meter.carbon import Embodied, Pue, carbon
 from clisonix.meter.energy import Energy
 
-SCHEMA_NAME, SCHEMA_VERSION = "clisonix.record", 1
+SCHEMA_NAME, SCHEMA_VERSION = "clisonix.record", 2
+"""Version 2 added `parts` and the range of carbon; the first is still read. How figures follow from a trace is the
+trace's own version: `verify` expects them to the last bit."""
 SCHEMA = f"{SCHEMA_NAME}/{SCHEMA_VERSION}"
 FILE_NAME = "record.json"
 
@@ -40,10 +42,12 @@ class Record:
         carbon: see `carbon_block`.
         hardware: `cpu`, `cores`, `gpus`.
         software: versions by name.
-        attempts: `trace` (file in the folder), `started_utc`, `ended_cleanly`; one per start of the run.
+        attempts: one per start of the run: `trace` (file in the folder), `started_utc`, `ended_cleanly`; where known
+            `node` and `conditions` (`start` and `end`), see the functions of those names, and `rank`.
         files: file name to `sha256` and `bytes`; see `file_entries`.
         notes: sentences for the reader.
-        schema: version of this layout.
+        parts: of a merged record, the records it was made from: `id`, `digest`, `name`, `folder`; see `merge`.
+        schema: version of the layout that was read; what is written is always the newest.
     """
 
     name: str
@@ -64,6 +68,7 @@ class Record:
     attempts: list[dict[str, Any]] = field(default_factory=list)
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    parts: list[dict[str, Any]] = field(default_factory=list)
     schema: str = SCHEMA
 
     def total(self, window: str) -> Energy:
@@ -92,10 +97,16 @@ def write_record(folder: Path, record: Record) -> Path:
     Raises:
         ClisonixError: the disk is full, or the folder cannot be written.
     """
-    content = _finite(asdict(record))
     path = Path(folder) / FILE_NAME
+    content = plain_content(record)
     write_json(path, {**content, "digest": digest(content)})
     return path
+
+
+def plain_content(record: Record) -> dict[str, Any]:
+    """What `write_record` writes, without the digest."""
+    content: dict[str, Any] = _finite(asdict(record))
+    return {**content, "schema": SCHEMA}
 
 
 def read_record(folder: Path) -> Record:
@@ -139,6 +150,7 @@ def read_content(folder: Path) -> dict[str, Any]:
         ("time", dict),
         ("size", dict),
         ("hardware", dict),
+        ("parts", list),
     ):
         if not isinstance(content.get(key, kind()), kind):
             raise ClisonixError(f"{path} is damaged: the field {key!r} is not a {kind.__name__}")
@@ -170,9 +182,26 @@ def energy_block(account: Account, names: Iterable[str] | None = None) -> dict[s
     }
 
 
-def carbon_block(energy: Energy, place: str | None, window: str) -> dict[str, Any]:
-    """The field `carbon` of a record: the emissions of one window, and which."""
-    return {**carbon(energy, place).to_json(), "window": window}
+def carbon_block(
+    energy: Energy,
+    place: str | None,
+    window: str,
+    *,
+    pue: Pue | None = None,
+    embodied: Sequence[Embodied] = (),
+    seconds: float | None = None,
+) -> dict[str, Any]:
+    """The field `carbon` of a record: the emissions of one window, and which.
+
+    Args:
+        energy: of the window.
+        place: see `carbon`.
+        window: its name.
+        pue: see `carbon`.
+        embodied: see `carbon`.
+        seconds: of the window; needed with `embodied`.
+    """
+    return {**carbon(energy, place, pue=pue, embodied=embodied, seconds=seconds).to_json(), "window": window}
 
 
 def file_entries(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:

@@ -2,87 +2,24 @@
 
 from __future__ import annotations
 
-import threading
+import os
 import time
-from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 
-import numpy as np
-
-from clisonix.meter.energy import MODELLED, Energy, best
-from clisonix.meter.sensor import Sensor, SensorInfo, SensorLost, Unavailable
+from clisonix.meter.energy import Energy, best
+from clisonix.meter.reasons import Reason
+from clisonix.meter.sensor import Sensor, Unavailable
+from clisonix.meter.series import link
 from clisonix.meter.spans import Span
-from clisonix.meter.trace import Series, Trace
+from clisonix.meter.trace import Trace
+from clisonix.meter.track import Track
+from clisonix.meter.window import Window
 
-
-class Track:
-    """One sensor and the samples read from it so far: 16 bytes each."""
-
-    def __init__(self, sensor: Sensor) -> None:
-        self.sensor, self.info = sensor, SensorInfo.of(sensor)
-        self._t_s, self._joules = array("d"), array("d")
-        self._used_j = 0.0
-        # Reentrant: a signal handler that saves the trace may interrupt a read in its own thread.
-        self._lock = threading.RLock()
-        self.lost: str | None = None
-
-    def __len__(self) -> int:
-        return len(self._t_s)
-
-    def read(self) -> None:
-        """Take one sample; a sensor that fails is marked lost until it answers again."""
-        with self._lock:
-            try:
-                t_s, joules = self.sensor.read()
-            except SensorLost as error:
-                self.lost = str(error)
-                return
-            except Exception as error:
-                # A faulty driver binding must not end a training run; its reason stands in every figure.
-                self.lost = f"{type(error).__name__}: {error}"
-                return
-            self.lost = None
-            if self._t_s:
-                last = self._joules[-1]
-                self._used_j += joules - last if joules >= last else joules
-                t_s = max(t_s, self._t_s[-1])
-            self._t_s.append(t_s)
-            self._joules.append(joules)
-
-    def series(self) -> Series:
-        """A copy of the samples so far."""
-        with self._lock:
-            n = min(len(self._t_s), len(self._joules))
-            return Series(self.info, np.array(self._t_s[:n]), np.array(self._joules[:n]), self.lost)
-
-    def so_far(self) -> Energy:
-        """Energy since the first sample, without looking at the others."""
-        info = self.info
-        if not self._t_s:
-            reason = self.lost or "the sensor gave no sample yet"
-            return Energy.unknown(reason, source=info.source, scope=info.scope, device=info.device)
-        used = self._used_j
-        low, high = used, used
-        if info.source == MODELLED:
-            low, high = (used * info.parameters[key] / info.parameters["watts"] for key in ("low", "high"))
-        elif info.refresh_s is not None:
-            edge = info.max_power_w * info.refresh_s
-            low, high = max(0.0, used - edge), used + edge
-        lost = f"{info.device} was lost: {self.lost}" if self.lost else None
-        return Energy(
-            used, low, high, info.source, info.scope, info.device, reason=lost, refresh_s=info.refresh_s,
-            detail=str(info.parameters.get("how", info.source)),
-        )  # fmt: skip
-
-
-@dataclass
-class _Window:
-    name: str
-    start_s: float
-    end_s: float | None = None
+ASLEEP_S = 0.5
+"""A difference between the two system clocks that grows by more shows that the machine was suspended."""
+ANSWER_S = 0.25
+"""How long a request for figures waits for a driver's fresh sample."""
 
 
 class Recorder:
@@ -92,6 +29,7 @@ class Recorder:
         sensors: the sensors to read.
         unavailable: sensors that could not be used.
         clock: the sensors' clock, seconds.
+        awake: a clock that goes on while the machine sleeps, seconds; None where the system has none.
     """
 
     def __init__(
@@ -99,45 +37,118 @@ class Recorder:
         sensors: Iterable[Sensor],
         unavailable: Sequence[Unavailable] = (),
         clock: Callable[[], float] = time.perf_counter,
+        awake: Callable[[], float] | None = None,
     ) -> None:
-        self.tracks = [Track(sensor) for sensor in sensors]
-        self._unavailable, self._clock = list(unavailable), clock
-        self._windows: list[_Window] = []
+        self.tracks = [Track(sensor, clock) for sensor in sensors]
+        self._ticking = [track for track in self.tracks if not track.info.exact_edges]
+        self.on_demand: Callable[[], None] | None = None
+        """Set while a thread of its own samples the sensors that may block: asks it for a sample now."""
+        self._unavailable, self._clock, self._awake = list(unavailable), clock, awake
+        self._windows: list[Window] = []
+        self._edge_s = -float("inf")
+        self._process = os.getpid()
+        self._ahead_s = awake() - clock() if awake else 0.0
+        self._jumps: list[tuple[float, float]] = []
         self._clock_utc, self._clock_s = datetime.now(UTC).isoformat(timespec="seconds"), clock()
 
-    def sample(self) -> None:
-        """Read every sensor once."""
+    @property
+    def forked(self) -> bool:
+        """Whether this process is a fork of the one that measures; then nothing may be read here."""
+        return os.getpid() != self._process
+
+    def sample(self, last: bool = False) -> None:
+        """Read every sensor once.
+
+        Args:
+            last: whether there will be no other sample.
+        """
+        if self._awake is not None:
+            self._notice_sleep(self._awake)
         for track in self.tracks:
+            track.read(last)
+
+    def sample_counters(self) -> None:
+        """Read the counters that tick: all that need be read often."""
+        for track in self._ticking:
             track.read()
 
-    @contextmanager
-    def window(self, name: str) -> Iterator[None]:
+    def window(self, name: str, sync: bool = False) -> Window:
         """Measure what happens inside. See `Meter.window`."""
+        return Window(self, name, sync)
+
+    def opens(self, window: Window) -> None:
+        """Begin a window now; called by the window."""
+        if self.forked:
+            window.start_s = self._clock()
+            return
         # Sensors are read outside the window on both sides: the samples enclose it, and reading costs it nothing.
-        self.sample()
-        window = _Window(name, self._clock())
+        self._sample_edge()
+        window.start_s = self._edge_s = self._clock()
         self._windows.append(window)
-        try:
-            yield
-        finally:
-            window.end_s = self._clock()
-            self.sample()
+
+    def closes(self, window: Window) -> None:
+        """End a window now; called by the window."""
+        if self.forked:
+            return
+        window.end_s = self._edge_s = self._clock()
+        self._sample_edge()
 
     def trace(self) -> Trace:
         """A copy of everything so far; open windows reach to the last sample."""
+        if self.forked:
+            reason = f"this process is a fork: the meter belongs to process {self._process}"
+            return Trace([], [], [Unavailable("meter", reason, code=Reason.FORKED.value)])
+        self._freshen()
         # Windows first: a window that closes meanwhile is then simply still open in this copy.
-        windows = [(window.name, window.start_s, window.end_s) for window in list(self._windows)]
-        series = [track.series() for track in self.tracks]
-        sampled = [one.t_s[-1] for one in series if len(one.t_s) and one.lost is None]
+        windows = [(w.name, w.start_s, w.end_s) for w in list(self._windows) if not w.cancelled]
+        jumps = tuple(self._jumps)
+        series = link([track.series(jumps) for track in self.tracks])
+        # Driver-side buffers lag behind, and no window needs them.
+        lagging = [s.info.source.endswith("-samples") for s in series]
+        sampled = [
+            s.t_s[-1] for s, lags in zip(series, lagging, strict=True) if len(s.t_s) and not s.lost and not lags
+        ]
         now_s = float(min(sampled)) if sampled else self._clock()
         spans = []
         for name, start_s, end_s in windows:
+            if start_s is None:
+                continue
             # A window that has ended but whose last sample is still being taken counts as open for now.
             still = end_s is None or end_s > now_s
             spans.append(Span(name, start_s, max(start_s, now_s if end_s is None else min(end_s, now_s)), still))
-        return Trace(series, spans, self._unavailable, self._clock_utc, self._clock_s)
+        return Trace(series, spans, self._unavailable, self._clock_utc, self._clock_s, jumps=jumps)
 
     def so_far(self) -> Energy:
         """Energy of all devices since the first sample; costs next to nothing."""
-        missing = [Energy.unknown(m.reason, device=m.device) for m in self._unavailable if m.device]
+        if self.forked:
+            return self.trace().energy("")
+        missing = [Energy.unknown(m.reason, device=m.device, code=m.code) for m in self._unavailable if m.device]
         return Energy.total(best([track.so_far() for track in self.tracks]) + missing)
+
+    def _sample_edge(self) -> None:
+        if self.on_demand is None:
+            self.sample()
+            return
+        # What a counter says at the edge is of its last tick; the sampling thread sees every tick anyway.
+        for track in self.tracks:
+            if not track.may_block:
+                track.read()
+
+    def _freshen(self) -> None:
+        """Have a sample of every sensor from after the last edge, or wait for it in vain."""
+        demand = self.on_demand
+        if demand is None:
+            return
+        waiting = [t for t in self.tracks if t.may_block and t.asked_s < self._edge_s]
+        deadline_s = time.perf_counter() + ANSWER_S
+        while waiting and time.perf_counter() < deadline_s:
+            demand()
+            time.sleep(0.001)
+            waiting = [track for track in waiting if track.asked_s < self._edge_s]
+
+    def _notice_sleep(self, awake: Callable[[], float]) -> None:
+        now_s = self._clock()
+        ahead_s = awake() - now_s
+        if ahead_s - self._ahead_s > ASLEEP_S:
+            self._jumps.append((now_s, ahead_s - self._ahead_s))
+        self._ahead_s = ahead_s

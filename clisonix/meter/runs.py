@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,28 +13,36 @@ from numpy.typing import NDArray
 
 from clisonix.errors import ClisonixError
 from clisonix.meter import predictions
-from clisonix.meter.energy import MODELLED, Energy, best
+from clisonix.meter.account import account_of
+from clisonix.meter.energy import Energy, best, modelled
+from clisonix.meter.merged import Merged
 from clisonix.meter.record import FILE_NAME, Record, inside, read_record
-from clisonix.meter.trace import Attempts, Trace, combine
+from clisonix.meter.trace import Attempts
 
 EPOCH = re.compile(r"^train/(.+)/epoch-\d+$")
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run's folder and record."""
+    """One run's folder and record; `group` is the folder it was found in, when that was what was named."""
 
     folder: Path
     record: Record
+    group: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """The folder's name, after that of its group."""
+        own = self.folder.resolve().name
+        return own if self.group is None else f"{self.group.resolve().name}/{own}"
 
     @cached_property
-    def account(self) -> Attempts | None:
-        """The traces of all attempts; None where they are not there any more."""
+    def account(self) -> Attempts | Merged | None:
+        """The traces of all attempts, or of all parts; None where they are not there any more."""
         try:
-            traces = [Trace.load(inside(self.folder, attempt["trace"])) for attempt in self.record.attempts]
+            return account_of(self.folder, self.record)
         except (ClisonixError, KeyError):
             return None
-        return combine(traces) if traces else None
 
     @property
     def train_s(self) -> float | None:
@@ -55,8 +63,9 @@ class Run:
 
     def predictions(self) -> predictions.Predictions | None:
         """The test predictions, or None where there are none."""
-        path = self.folder / predictions.FILE_NAME
-        return predictions.read_predictions(path) if path.is_file() else None
+        folders = [self.folder, *(inside(self.folder, part["folder"]) for part in self.record.parts)]
+        paths = [path for folder in folders if (path := folder / predictions.FILE_NAME).is_file()]
+        return predictions.read_predictions(paths[0]) if paths else None
 
     def epochs(self, quantity: str) -> dict[str, NDArray[np.float64]] | None:
         """Time (`quantity="time"`) or energy of each epoch window, by phase; None when some value is missing."""
@@ -73,38 +82,96 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Model:
+    """What one model gave: joules at its central coefficient, and the ends of the coefficient's range over that."""
+
+    joules: float
+    scale_low: float
+    scale_high: float
+
+
+@dataclass(frozen=True)
 class Parts:
-    """Training energy split into what was measured and what was modelled, in joules."""
+    """Training energy split into what was measured and what was modelled (by source of the model), in joules."""
 
     measured: float
     measured_low: float
     measured_high: float
-    modelled: float
-    scale_low: float
-    scale_high: float
+    models: dict[str, Model]
 
     @staticmethod
     def of(run: Run) -> Parts:
-        """Split a run's training energy; `scale` is a modelled joule's bounds over its central value."""
+        """Split a run's training energy."""
         known = [part for part in best(run.record.devices("train")) if part.joules]
-        measured = [part for part in known if part.source != MODELLED]
-        models = [part for part in known if part.source == MODELLED]
-        modelled = sum(part.joules or 0.0 for part in models)
+        measured = [part for part in known if not modelled(part.source)]
+        models = [_model(part) for part in known if modelled(part.source)]
         return Parts(
             sum(part.joules or 0.0 for part in measured),
             sum(part.low or 0.0 for part in measured),
             sum(part.high or 0.0 for part in measured),
-            modelled,
-            sum(part.low or 0.0 for part in models) / modelled if modelled else 1.0,
-            sum(part.high or 0.0 for part in models) / modelled if modelled else 1.0,
+            _joined(models),
         )
 
-    def bounds(self) -> tuple[float, float]:
-        """Lower and upper bound of the sum."""
-        return (
-            self.measured_low + self.modelled * self.scale_low,
-            self.measured_high + self.modelled * self.scale_high,
+    @staticmethod
+    def sum(given: Iterable[Parts]) -> Parts:
+        """The parts of several runs."""
+        parts = list(given)
+        return Parts(
+            sum(part.measured for part in parts),
+            sum(part.measured_low for part in parts),
+            sum(part.measured_high for part in parts),
+            _joined([item for part in parts for item in part.models.items()]),
         )
+
+    def at(self, measured: float, scales: Mapping[str, float]) -> float:
+        """The sum with this much measured and these coefficients over their central values."""
+        return measured + sum(model.joules * scales[source] for source, model in self.models.items())
+
+
+def _model(part: Energy) -> tuple[str, Model]:
+    joules = part.joules or 0.0
+    return part.source, Model(joules, (part.low or 0.0) / joules, (part.high or joules) / joules)
+
+
+def _joined(models: Iterable[tuple[str, Model]]) -> dict[str, Model]:
+    """One entry per source; the widest range of a coefficient holds for all."""
+    found: dict[str, Model] = {}
+    for source, model in models:
+        other = found.get(source, Model(0.0, model.scale_low, model.scale_high))
+        found[source] = Model(
+            other.joules + model.joules,
+            min(other.scale_low, model.scale_low),
+            max(other.scale_high, model.scale_high),
+        )
+    return found
+
+
+SEPARATOR = "vs"
+
+
+def two_sides(words: Sequence[str]) -> tuple[list[Path], list[Path]]:
+    """Split what was typed into the folders of side a and side b.
+
+    Args:
+        words: two folders; or any number on each side with the word `vs` between the sides. A folder of that
+            very name is written `./vs`.
+
+    Raises:
+        ClisonixError: the sides cannot be told apart.
+    """
+    if SEPARATOR in words:
+        i = list(words).index(SEPARATOR)
+        a, b = words[:i], words[i + 1 :]
+        if not a or not b or SEPARATOR in b:
+            raise ClisonixError(f"{' '.join(words)!r} has not one {SEPARATOR!r} with folders on both of its sides")
+    elif len(words) == 2:
+        a, b = words[:1], words[1:]
+    else:
+        raise ClisonixError(
+            f"given {len(words)} folders: give two, or put the word {SEPARATOR!r} between the sides, "
+            f"like A1 A2 {SEPARATOR} B1 B2"
+        )
+    return [Path(word) for word in a], [Path(word) for word in b]
 
 
 def find_runs(paths: Iterable[Path]) -> list[Run]:
@@ -118,12 +185,15 @@ def find_runs(paths: Iterable[Path]) -> list[Run]:
     """
     runs: list[Run] = []
     for path in map(Path, paths):
-        folders = [path] if (path / FILE_NAME).is_file() else sorted(f.parent for f in path.glob(f"*/{FILE_NAME}"))
+        if (path / FILE_NAME).is_file():
+            runs.append(Run(path, read_record(path)))
+            continue
+        folders = sorted(found.parent for found in path.glob(f"*/{FILE_NAME}"))
         if not folders:
             raise ClisonixError(
                 f"{path} holds no run: give a folder with a {FILE_NAME}, or one that contains such folders"
             )
-        runs.extend(Run(folder, read_record(folder)) for folder in folders)
+        runs.extend(Run(folder, read_record(folder), path) for folder in folders)
     if not runs:
         raise ClisonixError("nothing to compare: give at least one run folder on each side")
     return runs

@@ -6,10 +6,20 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from clisonix.errors import ClisonixError
+from clisonix.meter.reasons import Reason
 
 
 class SensorLost(Exception):  # noqa: N818 - the name says what happened
-    """A sensor that worked gave no value now; the message is the reason. It may come back."""
+    """A sensor that worked gave no value now; the message is the reason. It may come back.
+
+    Args:
+        message: one phrase.
+        code: which kind of reason.
+    """
+
+    def __init__(self, message: str, code: str = Reason.DRIVER_ERROR.value) -> None:
+        super().__init__(message)
+        self.code = str(code)
 
 
 @dataclass(frozen=True)
@@ -21,11 +31,15 @@ class Unavailable:
         reason: one phrase.
         device: the device that therefore runs unmetered; None where there is no such device, or another
             sensor covers it. Sums name it as missing.
+        code: which kind of reason.
+        uuid: of the device, where it is known.
     """
 
     sensor: str
     reason: str
     device: str | None = None
+    code: str = Reason.UNKNOWN.value
+    uuid: str | None = None
 
 
 class Sensor(Protocol):
@@ -39,7 +53,11 @@ class Sensor(Protocol):
         refresh_s: nominal seconds between movements of a counter; None when every read is current.
         max_power_w: the most the device can draw; bounds what an unseen moment can hide.
         exact_edges: whether a read says the energy *now* (True), or at the counter's last movement (False).
-        parameters: JSON values: `how` (a phrase), and the coefficients of a model.
+        parameters: JSON values: `how` (a phrase), the coefficients of a model, the `uuid` of a device.
+
+    A sensor whose reads bring several samples at once has a method `drain` beside `read`, see `Batch`; one whose
+    calls go to a driver that may hang has the attribute `may_block`, and is then never read from the thread that
+    opens windows.
     """
 
     @property
@@ -61,6 +79,21 @@ class Sensor(Protocol):
 
     def read(self) -> tuple[float, float]:
         """Time on `time.perf_counter` in seconds, and joules since the sensor's own origin.
+
+        Raises:
+            SensorLost: there is no value now.
+        """
+        ...
+
+
+class Batch(Protocol):
+    """A sensor that keeps samples until they are fetched."""
+
+    def drain(self, last: bool = False) -> list[tuple[float, float]]:
+        """Samples taken since the last call, as `Sensor.read` gives them, in order of time; maybe none.
+
+        Args:
+            last: whether there will be no other call; else the sensor may let samples gather.
 
         Raises:
             SensorLost: there is no value now.

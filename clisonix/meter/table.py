@@ -5,20 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from clisonix.meter.compare import Comparison, Row
-from clisonix.meter.words import quantity, signed
+from clisonix.meter.words import group_name, quantity, signed
 
 if TYPE_CHECKING:
     from rich.console import Group
 
 
 def comparison_table(comparison: Comparison) -> Group:
-    """A rich renderable: the table, then how each interval was obtained, then the notes."""
+    """A rich renderable: the table, how each interval was obtained, equivalence, runs needed, notes."""
     from rich.console import Group
     from rich.markup import escape
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=escape(f"a: {_names(comparison.a)}; b: {_names(comparison.b)}"), title_justify="left")
+    title = f"a: {group_name(comparison.a)}; b: {group_name(comparison.b)}"
+    table = Table(title=escape(title), title_justify="left")
     for column in ("", "a", "b", "b / a", "95 % interval"):
         table.add_column(column, justify="left" if not column else "right")
     for row in comparison.rows:
@@ -27,6 +28,9 @@ def comparison_table(comparison: Comparison) -> Group:
     energy = comparison.row("energy")
     hows = {"a and b": energy.how_a} if energy.how_a == energy.how_b else {"a": energy.how_a, "b": energy.how_b}
     lines += [Text(f"energy of {side}: {how}") for side, how in hows.items()]
+    lines += [Text(row.equivalence.text) for row in comparison.rows if row.equivalence]
+    if len(comparison.a) + len(comparison.b) > 2:
+        lines += [Text(row.needed.text) for row in comparison.rows if row.needed and row.metric != "size"]
     return Group(table, *lines, *(Text(note) for note in comparison.notes))
 
 
@@ -44,7 +48,3 @@ def _change(row: Row) -> tuple[str, str]:
     if row.ratio_low is None or row.ratio_high is None:
         return text, "none"
     return text, "exact" if row.ratio_low == row.ratio_high else f"{row.ratio_low:.3g} to {row.ratio_high:.3g}"
-
-
-def _names(names: list[str]) -> str:
-    return names[0] if len(set(names)) == 1 and len(names) == 1 else f"{names[0]} and {len(names) - 1} more"

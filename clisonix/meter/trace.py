@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,72 +16,15 @@ import numpy as np
 
 from clisonix.errors import ClisonixError
 from clisonix.files import write_atomic
-from clisonix.meter.counter import Counter, Floats
-from clisonix.meter.energy import MODELLED, Energy, best
+from clisonix.meter.energy import Energy, best
 from clisonix.meter.sensor import SensorInfo, Unavailable
+from clisonix.meter.series import METHOD, Series, cross_check, link
 from clisonix.meter.spans import Span, matching, seconds_of, union
 
-SCHEMA = "clisonix.trace/1"
+SCHEMA_NAME = "clisonix.trace"
+"""Version 1 gave hard bounds as intervals; its traces are still read, and answer as they did."""
 
-
-@dataclass(frozen=True)
-class Series:
-    """The samples of one sensor.
-
-    Attributes:
-        info: the sensor's properties.
-        t_s: times on the trace's clock, seconds, `(samples,)`.
-        joules: raw counter values, `(samples,)`.
-        lost: why the sensor gave no value when it was last asked; None when it did.
-    """
-
-    info: SensorInfo
-    t_s: Floats
-    joules: Floats
-    lost: str | None = None
-
-    @cached_property
-    def counter(self) -> Counter:
-        """The samples, ready for questions; needs at least one."""
-        info = self.info
-        return Counter(self.t_s, self.joules, info.max_power_w, info.exact_edges, info.refresh_s)
-
-    def energy(self, spans: list[Span]) -> Energy:
-        """Energy used during disjoint spans of time."""
-        if not spans:
-            return self._unknown("no window of that name was opened")
-        # One that was opened a moment ago must not hide what the others used.
-        spans = [span for span in spans if span.end_s > span.start_s]
-        if not spans:
-            return self._unknown("no sample was taken since the window was opened")
-        if not len(self.t_s):
-            return self._unknown(self.lost or "the sensor gave no sample")
-        if spans[0].start_s < self.t_s[0]:
-            return self._unknown("the window began before the sensor's first sample")
-        if spans[-1].end_s > self.t_s[-1]:
-            return self._unknown(f"the sensor was lost: {self.lost or 'it gave no sample after the window'}")
-        found = [self.counter.between(span.start_s, span.end_s) for span in spans]
-        duration_s = seconds_of(spans)
-        central = sum(part.central for part in found)
-        low, high = sum(part.low for part in found), sum(part.high for part in found)
-        parameters = self.info.parameters
-        if self.info.source == MODELLED:
-            low, high = low * parameters["low"] / parameters["watts"], high * parameters["high"] / parameters["watts"]
-        refresh_s, coverage = None, None
-        if not self.info.exact_edges:
-            refresh_s = self.counter.tick_gap_s or self.info.refresh_s
-            covered_s = sum(part.coverage * span.seconds for part, span in zip(found, spans, strict=True))
-            coverage = covered_s / duration_s if duration_s > 0 else 0.0
-        return Energy(
-            central, low, high, self.info.source, self.info.scope, self.info.device,
-            refresh_s=refresh_s,
-            coverage=coverage,
-            detail=str(parameters.get("how", self.info.source)),
-        )  # fmt: skip
-
-    def _unknown(self, reason: str) -> Energy:
-        info = self.info
-        return Energy.unknown(reason, source=info.source, scope=info.scope, device=info.device)
+__all__ = ["METHOD", "SCHEMA_NAME", "Attempts", "Series", "Trace", "combine"]
 
 
 @dataclass(frozen=True)
@@ -95,6 +37,8 @@ class Trace:
         unavailable: sensors that could not be used, with reasons.
         clock_utc: ISO time at which the trace's clock showed `clock_s`; for display only.
         clock_s: see `clock_utc`.
+        method: how figures follow from the samples, see `series.METHOD`; also the version of its file.
+        jumps: when the machine woke from sleep (seconds on the trace's clock), and for how many seconds it slept.
     """
 
     series: list[Series]
@@ -102,6 +46,8 @@ class Trace:
     unavailable: list[Unavailable] = field(default_factory=list)
     clock_utc: str = ""
     clock_s: float = 0.0
+    method: int = METHOD
+    jumps: tuple[tuple[float, float], ...] = ()
 
     def names(self) -> list[str]:
         """The window names, in order of first opening."""
@@ -118,20 +64,39 @@ class Trace:
         """Time spent in a window name, in seconds; 0 if it was never opened."""
         return seconds_of(self.spans(name))
 
+    @property
+    def last_s(self) -> float:
+        """Time of the last sample in seconds; where no sensor gave one, of the last window's edge."""
+        ends = [float(s.t_s[-1]) for s in self.series if len(s.t_s) and not s.info.source.endswith("-samples")]
+        return max(ends, default=max((span.end_s for span in self.windows), default=self.clock_s))
+
     def readings(self, name: str) -> list[Energy]:
         """One reading per sensor, and one missing reading per device that has no sensor."""
-        spans = self.spans(name)
+        return self.readings_during(self.spans(name))
+
+    def readings_during(self, spans: list[Span]) -> list[Energy]:
+        """The same for disjoint spans of time, in order."""
         readings = [series.energy(spans) for series in self.series]
+        if self.method > 1:
+            readings = cross_check(readings, seconds_of(spans))
         # With no sensor at all every reason is of interest, else only those that leave a device unmetered.
         return readings + [
-            Energy.unknown(missing.reason, device=missing.device or missing.sensor)
-            for missing in self.unavailable
-            if missing.device or not self.series
+            self._without(missing) for missing in self.unavailable if missing.device or not self.series
         ]
 
     def energy(self, name: str) -> Energy:
         """The best reading of each device, summed."""
-        return Energy.total(best(self.readings(name)))
+        return self.energy_during(self.spans(name))
+
+    def energy_during(self, spans: list[Span]) -> Energy:
+        """The same for disjoint spans of time, in order."""
+        return Energy.total(best(self.readings_during(spans)))
+
+    def _without(self, missing: Unavailable) -> Energy:
+        device = missing.device or missing.sensor
+        if self.method == 1:
+            return Energy.unknown(missing.reason, device=device)
+        return Energy.unknown(missing.reason, device=device, code=missing.code, uuid=missing.uuid)
 
     def save(self, path: Path) -> None:
         """Write the trace to a `.npz` file, atomically, without pickle.
@@ -140,12 +105,13 @@ class Trace:
             ClisonixError: the disk is full, or the folder cannot be written.
         """
         head = {
-            "schema": SCHEMA,
-            "sensors": [{"info": s.info.to_json(), "lost": s.lost} for s in self.series],
+            "schema": f"{SCHEMA_NAME}/{self.method}",
+            "sensors": [{"info": s.info.to_json(), "lost": s.lost, "lost_code": s.lost_code} for s in self.series],
             "windows": [span.name for span in self.windows],
             "unavailable": [asdict(missing) for missing in self.unavailable],
             "clock_utc": self.clock_utc,
             "clock_s": self.clock_s,
+            "jumps": [list(jump) for jump in self.jumps],
         }
         arrays: dict[str, Any] = {
             "head": np.frombuffer(json.dumps(head).encode(), np.uint8),
@@ -225,19 +191,28 @@ def combine(traces: Iterable[Trace]) -> Attempts:
 
 def _parse(arrays: dict[str, Any], path: Path) -> Trace:
     head = json.loads(bytes(arrays["head"]))
-    if head["schema"] != SCHEMA:
+    name, _, version = str(head["schema"]).partition("/")
+    if name != SCHEMA_NAME or not version.isdigit() or not 1 <= int(version) <= METHOD:
         raise ClisonixError(
-            f"the trace {path} has the schema {head['schema']!r}; this version reads {SCHEMA!r}: update clisonix"
+            f"the trace {path} has the schema {head['schema']!r}; this version reads {SCHEMA_NAME}/1 to "
+            f"{SCHEMA_NAME}/{METHOD}: update clisonix"
         )
+    method = int(version)
+    jumps = tuple((float(at_s), float(seconds)) for at_s, seconds in head.get("jumps", []))
     series = []
     for i, sensor in enumerate(head["sensors"]):
         t_s, joules = arrays[f"sensor{i}_t_s"], arrays[f"sensor{i}_joules"]
-        if t_s.shape != joules.shape or t_s.ndim != 1 or np.any(np.diff(t_s) < 0):
+        if (
+            t_s.shape != joules.shape
+            or t_s.ndim != 1
+            or not (np.all(np.diff(t_s) >= 0) and np.isfinite(joules).all())
+        ):
             raise ValueError(f"the samples of {sensor['info']['name']} are not in order")
-        series.append(Series(SensorInfo.from_json(sensor["info"]), t_s, joules, sensor["lost"]))
+        info = SensorInfo.from_json(sensor["info"])
+        series.append(Series(info, t_s, joules, sensor["lost"], sensor.get("lost_code"), method, jumps))
     columns = zip(
         head["windows"], arrays["window_start_s"], arrays["window_end_s"], arrays["window_open"], strict=True
     )  # fmt: skip
     windows = [Span(name, float(start), float(end), bool(still)) for name, start, end, still in columns]
     unavailable = [Unavailable(**missing) for missing in head["unavailable"]]
-    return Trace(series, windows, unavailable, head["clock_utc"], head["clock_s"])
+    return Trace(link(series), windows, unavailable, head["clock_utc"], head["clock_s"], method, jumps)

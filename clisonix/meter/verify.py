@@ -10,9 +10,18 @@ from typing import Any
 from clisonix.errors import ClisonixError
 from clisonix.files import sha256
 from clisonix.meter import predictions
-from clisonix.meter.carbon import JOULES_PER_KWH
-from clisonix.meter.record import Record, digest, energy_block, inside, read_content, read_record
-from clisonix.meter.trace import Attempts, Trace, combine
+from clisonix.meter.account import account_of, part_of
+from clisonix.meter.carbon import amounts, line_amounts
+from clisonix.meter.parts import merged_record
+from clisonix.meter.record import (
+    Record,
+    digest,
+    energy_block,
+    inside,
+    plain_content,
+    read_content,
+    read_record,
+)
 
 
 @dataclass(frozen=True)
@@ -28,6 +37,8 @@ def verify(folder: Path) -> list[Finding]:
 
     The digest of the record; hash and length of every file; every energy figure and time from the traces, to
     the last bit; the model's size from its file; accuracy from the predictions; carbon from energy and factor.
+    Of a merged run: every part so, and then the merged record from its parts. A trace knows the method by which its
+    figures were made, so those of an older version are recomputed as they were.
 
     Returns:
         One finding per check; the run stands when all are ok. Never raises for a damaged run.
@@ -37,7 +48,8 @@ def verify(folder: Path) -> list[Finding]:
     except ClisonixError as error:
         return [Finding(False, str(error))]
     findings = [_same("the record's digest", content.get("digest"), digest(content))]
-    for check in (_files, _energy, _size, _quality, _carbon):
+    checks = (_files, _parts) if record.parts else (_files, _energy, _size, _quality, _carbon)
+    for check in checks:
         try:
             findings.extend(check(Path(folder), record))
         except ClisonixError as error:
@@ -63,6 +75,23 @@ def _files(folder: Path, record: Record) -> Iterator[Finding]:
             yield _same(f"the hash of {name}", entry["sha256"], sha256(path))
 
 
+def _parts(folder: Path, record: Record) -> Iterator[Finding]:
+    for part in record.parts:
+        path, found = part_of(folder, part)
+        if found.parts:
+            yield Finding(False, f"the part {part['id']} is itself merged")
+            continue
+        yield _same(f"the digest of part {part['id']}", part["digest"], read_content(path).get("digest"))
+        for finding in verify(path):
+            yield Finding(finding.ok, f"part {part['id']}: {finding.what}")
+    identities = [part["id"] for part in record.parts]
+    if identities != sorted(set(identities)):
+        yield Finding(False, "the parts are not in order, or one is there twice")
+    claimed, rebuilt = plain_content(record), plain_content(merged_record(folder, identities))
+    for field in claimed:
+        yield _same(f"the merged {field}", claimed[field], rebuilt[field])
+
+
 def _energy(folder: Path, record: Record) -> Iterator[Finding]:
     if not record.attempts:
         claims = any(record.total(name).joules is not None for name in record.energy)
@@ -70,20 +99,18 @@ def _energy(folder: Path, record: Record) -> Iterator[Finding]:
             not claims, "no attempt has a trace" + (", so the energy claimed cannot be checked" if claims else "")
         )
         return
-    account = _account(folder, record)
+    account = account_of(folder, record)
     for attempt in record.attempts:
         if attempt["trace"] not in record.files:
             yield Finding(False, f"the trace {attempt['trace']} has no hash in the record")
+    names = set(account.names()) | set(record.energy)
+    if "train" not in record.energy and account.seconds("train") > 0:
+        yield Finding(False, "the traces hold the window train, but the record leaves out its energy")
     for name, claimed in record.energy.items():
         yield _same(f"the energy of {name}", claimed, energy_block(account, [name])[name])
-    names = set(account.names()) | set(record.energy)
     for key, seconds in record.time.items():
         if key.removesuffix("_s") in names:
             yield _same(f"the time {key}", seconds, account.seconds(key.removesuffix("_s")))
-
-
-def _account(folder: Path, record: Record) -> Attempts:
-    return combine(Trace.load(inside(folder, attempt["trace"])) for attempt in record.attempts)
 
 
 def _size(folder: Path, record: Record) -> Iterator[Finding]:
@@ -111,12 +138,26 @@ def _quality(folder: Path, record: Record) -> Iterator[Finding]:
 
 def _carbon(folder: Path, record: Record) -> Iterator[Finding]:
     claimed = record.carbon
-    if not claimed or claimed.get("grams") is None:
+    if not claimed or (claimed.get("grams") is None and not claimed.get("lines")):
         yield Finding(True, "the record claims no carbon")
         return
-    energy = record.total(claimed["window"]).joules
-    found = None if energy is None else energy / JOULES_PER_KWH * claimed["factor_g_per_kwh"]
-    yield _same(f"the carbon of {claimed['window']}", claimed["grams"], found)
+    factor = claimed["factor_g_per_kwh"]
+    energy = record.total(claimed["window"])
+    found: tuple[float | None, ...] = (None, None, None)
+    if factor is not None:
+        found = amounts(energy, factor, claimed.get("factor_low"), claimed.get("factor_high"))
+    recorded = tuple(claimed.get(key) for key in ("grams", "low", "high"))
+    yield _same(f"the carbon of {claimed['window']}", recorded, found)
+    for line in claimed.get("lines", []):
+        yield _same(f"the carbon line {line['what']!r}", line, {**line, **line_amounts(line, found)})
+        if "seconds" in line:
+            yield _same(
+                f"the seconds of {line['what']!r}", line["seconds"], _seconds(folder, record, claimed["window"])
+            )
+
+
+def _seconds(folder: Path, record: Record, window: str) -> float:
+    return account_of(folder, record).seconds(window)
 
 
 def _same(what: str, claimed: Any, found: Any) -> Finding:  # noqa: ANN401 - whatever JSON can say

@@ -49,3 +49,15 @@ def number(value: float) -> str:
 def signed(value: float) -> str:
     """Like `number`, always with a sign."""
     return ("+" if value >= 0 else "−") + number(abs(value))
+
+
+def group_name(names: list[str]) -> str:
+    """One run by its name, several by the first and how many follow."""
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
+
+def plain(text: object) -> str:
+    """Text for Markdown that can open no table cell, link or tag of its own."""
+    marked = "".join(f"\\{c}" if c in "\\`*_[]|#" else c for c in str(text))
+    escaped = marked.replace("<", "&lt;").replace(">", "&gt;")
+    return " ".join(escaped.split())

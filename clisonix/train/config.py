@@ -180,6 +180,21 @@ class CompressConfig(Strict):
     after: float = Field(default=0.25, ge=0, lt=1)
 
 
+class PueConfig(Strict):
+    """What the building draws over what its computers draw, and where that number comes from."""
+
+    ratio: float = Field(ge=1, lt=100)
+    source: str = Field(min_length=1)
+
+
+class EmbodiedConfig(Strict):
+    """Emissions of making a device, spread evenly over the hours it will be used, and where the numbers come from."""
+
+    kg: float = Field(gt=0)
+    lifetime_h: float = Field(gt=0)
+    source: str = Field(min_length=1)
+
+
 class RunConfig(Strict):
     """A whole run."""
 
@@ -193,6 +208,8 @@ class RunConfig(Strict):
     precision: Literal["auto", "float32", "bf16"] = "auto"
     compile: bool = False
     place: str | None = None
+    pue: PueConfig | None = None
+    embodied: list[EmbodiedConfig] = []
 
     @model_validator(mode="after")
     def _tokens_have_streams(self) -> RunConfig:

@@ -11,6 +11,7 @@ from torch import Tensor
 from clisonix.compress import save
 from clisonix.files import write_atomic, write_bytes
 from clisonix.meter import Meter, Trace, combine
+from clisonix.meter.carbon import Embodied, Pue
 from clisonix.meter.machine import hardware, software
 from clisonix.meter.predictions import read_predictions
 from clisonix.meter.record import Record, carbon_block, energy_block, file_entries, write_record
@@ -31,12 +32,19 @@ def write_predictions(path: Path, scores: Tensor, labels: Tensor) -> None:
 
 
 def finish(
-    run: RunFolder, config: RunConfig, learner: Learner, meter: Meter, *, notes: list[str], command: str
+    run: RunFolder,
+    config: RunConfig,
+    learner: Learner,
+    meter: Meter,
+    *,
+    notes: list[str],
+    command: str,
+    visible: str | None = None,
 ) -> Record:
     """Write what is left to write and, last of all, the record: a folder with a record is a finished run."""
     save(learner.model, run.path / MODEL)
     meter.save_trace(run.trace)
-    run.end_attempt()
+    run.end_attempt(visible)
     attempts = run.attempts
     # Figures come from the files, so that whoever has the folder can recompute each of them.
     account = combine(Trace.load(run.path / attempt["trace"]) for attempt in attempts)
@@ -78,7 +86,14 @@ def finish(
             "parameters": sum(p.numel() for p in learner.model.parameters()),
         },
         energy=energy,
-        carbon=carbon_block(account.energy("run"), config.place, "run"),
+        carbon=carbon_block(
+            account.energy("run"),
+            config.place,
+            "run",
+            pue=Pue(**config.pue.model_dump()) if config.pue else None,
+            embodied=[Embodied(**part.model_dump()) for part in config.embodied],
+            seconds=account.seconds("run"),
+        ),
         hardware={**hardware(_gpus(learner.device)), "threads": torch.get_num_threads()},
         software=software(),
         attempts=attempts,

@@ -12,6 +12,7 @@ from typing import Any
 
 from clisonix.errors import ClisonixError
 from clisonix.files import cannot_write, read_json, write_json
+from clisonix.meter.conditions import conditions, node
 from clisonix.meter.record import FILE_NAME as RECORD
 from clisonix.train.checkpoint import clear_drafts, list_checkpoints
 from clisonix.train.config import RunConfig
@@ -40,7 +41,7 @@ class RunFolder:
 
     @property
     def attempts(self) -> list[dict[str, Any]]:
-        """One entry per start: `trace`, `started_utc`, `ended_cleanly`."""
+        """One entry per start: `trace`, `started_utc`, `ended_cleanly`, `node` and `conditions`."""
         path = self.path / ATTEMPTS
         entries: list[dict[str, Any]] = read_json(path) if path.is_file() else []
         return entries
@@ -81,8 +82,14 @@ class RunFolder:
                 "resume with the same one or give another --out"
             )
 
-    def start(self, config: RunConfig, *, replace: bool) -> None:
-        """Make or re-open the folder and begin an attempt."""
+    def start(self, config: RunConfig, *, replace: bool, visible: str | None = None) -> None:
+        """Make or re-open the folder and begin an attempt.
+
+        Args:
+            config: of the run.
+            replace: delete what is there first.
+            visible: the text of `CUDA_VISIBLE_DEVICES`: the GPUs whose state is noted.
+        """
         try:
             if replace and self.path.exists():
                 shutil.rmtree(self.path)
@@ -94,13 +101,22 @@ class RunFolder:
             raise cannot_write(self.path, error) from error
         clear_drafts(self.checkpoints)
         entries = self.attempts
-        entries.append({"trace": f"trace-{len(entries)}.npz", "started_utc": utc_now(), "ended_cleanly": False})
+        entries.append(
+            {
+                "trace": f"trace-{len(entries)}.npz",
+                "started_utc": utc_now(),
+                "ended_cleanly": False,
+                "node": node(),
+                "conditions": {"start": conditions(visible)},
+            }
+        )
         write_json(self.path / ATTEMPTS, entries)
 
-    def end_attempt(self) -> None:
-        """Note that this attempt came to its end."""
+    def end_attempt(self, visible: str | None = None) -> None:
+        """Note that this attempt came to its end, and the state of the machine then; `visible` as in `start`."""
         entries = self.attempts
         entries[-1]["ended_cleanly"] = True
+        entries[-1]["conditions"]["end"] = conditions(visible)
         write_json(self.path / ATTEMPTS, entries)
 
     def _visible(self) -> list[Path]:

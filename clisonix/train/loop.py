@@ -73,14 +73,14 @@ def train(
                 learner = Learner(config, task, device)
                 checkpoint = None if replace else run.latest
                 notes = [*task.notes, *(learner.restore(checkpoint) if checkpoint else [])]
-            run.start(config, replace=replace)
+            run.start(config, replace=replace, visible=visible)
             meter.save_trace(run.trace)
             _train_epochs(learner, run, meter, watch)
             with meter.window("evaluate"):
                 scores, labels = learner.predict()
             write_predictions(run.path / PREDICTIONS, scores, labels)
         watch.say("writing the record")
-    return finish(run, config, learner, meter, notes=notes, command=command)
+    return finish(run, config, learner, meter, notes=notes, command=command, visible=visible)
 
 
 def _train_epochs(learner: Learner, run: RunFolder, meter: Meter, watch: Progress) -> None:

@@ -66,7 +66,8 @@ class TickingCounter:
     def read(self) -> tuple[float, float]:
         if self.failure:
             raise SensorLost(self.failure)
-        return self.world.now_s, self.origin_j + self.world.true_j(self._tick_s())
+        # Whole millijoules, as the real one.
+        return self.world.now_s, round(self.origin_j + self.world.true_j(self._tick_s()), 3)
 
     def _tick_s(self) -> float:
         # The small term keeps a read at a tick's very moment on the later side of rounding.

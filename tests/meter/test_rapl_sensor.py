@@ -37,6 +37,21 @@ def test_packages_and_memory_are_found_and_nothing_is_counted_twice(tmp_path: Pa
     assert sensors[0].read()[1] == pytest.approx(0.1)
 
 
+def test_a_mirror_stands_in_where_only_it_can_be_read(tmp_path: Path) -> None:
+    machine(tmp_path)
+    (tmp_path / "intel-rapl:0" / "energy_uj").unlink()
+    (tmp_path / "intel-rapl:0" / "energy_uj").mkdir()  # cannot be read by anyone
+    sensors, missing = detect_rapl(tmp_path)
+    assert sorted(sensor.device for sensor in sensors) == ["cpu:0", "cpu:1", "dram:0"]
+    assert missing == []
+
+
+def test_two_packages_memories_are_told_apart(tmp_path: Path) -> None:
+    machine(tmp_path)
+    domain(tmp_path, "intel-rapl:1:0", "dram", 7_000)
+    assert sorted(s.device for s in detect_rapl(tmp_path)[0]) == ["cpu:0", "cpu:1", "dram:0", "dram:1"]
+
+
 def test_the_counter_wraps_around(tmp_path: Path) -> None:
     folder = domain(tmp_path, "intel-rapl:0", "package-0", 900_000)
     (sensor,), _ = detect_rapl(tmp_path)
@@ -101,4 +116,4 @@ def test_the_model_says_that_it_is_one_and_what_it_leaves_out() -> None:
     how = CpuTimeModel(watts=4, low=2, high=9).parameters["how"]
     assert how.startswith("modelled from CPU time (4 W per busy hardware thread, 2-9 W")
     assert "no idle share" in how
-    assert "no child processes" in how
+    assert "child processes are counted" in how

@@ -10,6 +10,8 @@ from meter_fakes import make_run
 
 from clisonix.errors import ClisonixError
 from clisonix.meter import (
+    Embodied,
+    Pue,
     Record,
     Trace,
     carbon_block,
@@ -83,7 +85,9 @@ def test_forged_figures_are_found_though_every_hash_is_right(run: Path) -> None:
         ({"quality": {**(record.quality or {}), "value": 0.99}}, "accuracy"),
         ({"quality": {**(record.quality or {}), "low": 0.98}}, "accuracy"),
         ({"carbon": {**(record.carbon or {}), "grams": 0.0}}, "carbon"),
+        ({"carbon": {**(record.carbon or {}), "high": 0.0}}, "carbon"),
         ({"attempts": []}, "energy claimed cannot be checked"),
+        ({"energy": {}}, "leaves out its energy"),
         ({"files": {k: v for k, v in record.files.items() if k != "trace-1.npz"}}, "no hash"),
     ):
         write_record(run, record)
@@ -118,7 +122,7 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(run: Path, name: str) ->
     [
         ("", "not valid JSON"),
         ("[]", "JSON object"),
-        ('{"schema": "clisonix.record/2"}', "newer"),
+        ('{"schema": "clisonix.record/3"}', "newer"),
         ('{"schema": "other/1"}', "expected"),
         ('{"schema": "clisonix.record/1"}', "missing"),
         ('{"schema": "clisonix.record/1", "name": "x", "created_utc": "t", "enrgy": {}}', "did you mean 'energy'"),
@@ -177,3 +181,56 @@ def test_a_resumed_run_is_the_sum_of_its_attempts(run: Path) -> None:
     page = render_html(run)
     assert "attempt 1, started 2026-01-01T00:00:00+00:00, was cut off" in page
     assert "attempt 2" in page
+
+
+def as_version_1(run: Path, **changes: object) -> dict:
+    """Rewrite a record as the first version wrote it."""
+    content = json.loads((run / "record.json").read_text())
+    content.pop("parts", None)
+    content["schema"] = "clisonix.record/1"
+    energy = read_record(run).total("run")
+    factor = content["carbon"]["factor_g_per_kwh"]
+    grams = {key: (value or 0.0) / 3.6e6 * factor for key, value in (("low", energy.low), ("high", energy.high))}
+    for key in ("factor_low", "factor_high", "range_how", "lines"):
+        content["carbon"].pop(key, None)
+    content["carbon"].update(grams)
+    content.update(changes)
+    content["digest"] = digest(content)
+    (run / "record.json").write_text(json.dumps(content))
+    return content
+
+
+def test_a_record_of_the_first_version_is_read_verified_reported_and_written_anew(run: Path) -> None:
+    as_version_1(run)
+    record = read_record(run)
+    assert record.schema == "clisonix.record/1"
+    assert record.parts == []
+    assert failures(run) == []
+    assert "the factor&#39;s own range is unknown" in render_html(run)
+    write_record(run, record)
+    assert json.loads((run / "record.json").read_text())["schema"] == "clisonix.record/2"
+
+
+def test_a_forged_record_of_the_first_version_is_found(run: Path) -> None:
+    energy = read_record(run).energy
+    energy["train"]["total"]["joules"] *= 1 - 1e-15
+    as_version_1(run, energy=energy)
+    assert any("energy of train" in what for what in failures(run))
+
+
+def test_further_lines_of_carbon_are_recomputed(run: Path) -> None:
+    record = read_record(run)
+    seconds = Trace.load(run / "trace-1.npz").seconds("run")
+    record.carbon = carbon_block(
+        record.total("run"), "FRA", "run",
+        pue=Pue(1.4, "operator"), embodied=[Embodied(100, 1e4, "maker")], seconds=seconds,
+    )  # fmt: skip
+    write_record(run, record)
+    assert failures(run) == []
+    assert record.carbon is not None
+    for i, edit in ((0, {"grams": 0.0}), (0, {"pue": 1.0}), (1, {"kg": 1.0}), (1, {"seconds": 1.0, "grams": 0.0})):
+        lines = json.loads(json.dumps(record.carbon["lines"]))
+        lines[i].update(edit)
+        write_record(run, record)
+        change(run, {"carbon": {**record.carbon, "lines": lines}})
+        assert any(f"{record.carbon['lines'][i]['what']!r}" in what for what in failures(run)), edit

@@ -2,13 +2,23 @@ from __future__ import annotations
 
 import json
 import re
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from meter_fakes import make_run
 
-from clisonix.meter import Record, read_record, render_html, render_markdown, write_record
+from clisonix.meter import (
+    Embodied,
+    Pue,
+    Record,
+    carbon_block,
+    read_record,
+    render_html,
+    render_markdown,
+    write_record,
+)
 from clisonix.meter.charts import Line, line_chart, ticks
 from clisonix.meter.words import quantity, signed
 
@@ -59,6 +69,41 @@ def test_the_page_tells_the_run_and_asks_the_network_for_nothing(tmp_path: Path)
         assert text in html
     assert html.count("<svg") == 2
     assert html == render_html(run)
+
+
+def test_every_figure_says_in_a_sentence_how_it_was_obtained(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    record = read_record(run)
+    record.carbon = carbon_block(
+        record.total("run"),
+        "FRA",
+        "run",
+        pue=Pue(1.3, "operator's report"),
+        embodied=[Embodied(9, 9, "maker's label")],
+        seconds=1.0,
+    )
+    taken = {"cpu": {"load_1min": 0.4}, "gpus": [{"model": "H", "temperature_c": 41, "throttling": []}]}
+    record.attempts[0]["conditions"] = {"start": taken, "end": taken}
+    write_record(run, record)
+    for shown in (unescape(page(run)), unescape(render_markdown(run)).replace("\\", "")):
+        for part in (
+            "share of 200 held-out windows", "monotonic clock", "length of the file model.safetensors",
+            "the yearly average of the electricity of FRA", "the range is the energy's interval times the range over",
+            "building: PUE 1.3", "operator's report", "embodied: 9 kg over 9 h", "maker's label",
+            "at the start: load 0.4, H 41 °C, not throttled",
+        ):  # fmt: skip
+            assert part in shown, part
+
+
+def test_many_devices_are_counted_and_not_listed(tmp_path: Path) -> None:
+    one = {"joules": 5.0, "low": 4.0, "high": 6.0, "source": "nvml-counter", "scope": "GPU board"}
+    devices = [{**one, "device": f"gpu:{i}"} for i in range(64)]
+    total = {**one, "joules": 320.0, "low": 256.0, "high": 384.0, "device": "all"}
+    write_record(tmp_path, Record("big", "t", energy={"train": {"total": total, "devices": devices}}))
+    html = page(tmp_path)
+    assert "64 devices: 64 measured" in html
+    assert "gpu:0 and 63 more" in html
+    assert "gpu:17" not in html
 
 
 def test_text_is_escaped_everywhere(tmp_path: Path) -> None:

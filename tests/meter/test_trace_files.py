@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from meter_fakes import ExactCounter, TickingCounter, World, cpu_model, sampled
 
 from clisonix.errors import ClisonixError
-from clisonix.meter import Recorder, Trace, Unavailable, combine
+from clisonix.meter import Reason, Recorder, Trace, Unavailable, combine
 
 
 def some_trace(seconds: float = 2.0, lost: bool = False) -> Trace:
@@ -83,7 +84,7 @@ def test_a_trace_of_another_schema_is_refused(tmp_path: Path) -> None:
     some_trace().save(tmp_path / "t.npz")
     with np.load(tmp_path / "t.npz") as file:
         arrays = {name: file[name] for name in file.files}
-    head = bytes(arrays["head"]).replace(b"clisonix.trace/1", b"clisonix.trace/2")
+    head = bytes(arrays["head"]).replace(b"clisonix.trace/2", b"clisonix.trace/3")
     np.savez(tmp_path / "t.npz", **{**arrays, "head": np.frombuffer(head, np.uint8)})
     with pytest.raises(ClisonixError, match="update clisonix"):
         Trace.load(tmp_path / "t.npz")
@@ -138,3 +139,59 @@ def test_a_sensor_lost_in_one_attempt_makes_the_sum_incomplete() -> None:
     total = combine([recorder.trace(), good.trace()]).energy("run")
     assert total.joules == pytest.approx(100.0)
     assert "unplugged" in (total.reason or "")
+
+
+def old_file(path: Path) -> Trace:
+    """A file as the first version wrote it, and the trace it was made of."""
+    trace = some_trace()
+    trace.save(path)
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files}
+    head = json.loads(bytes(arrays["head"]))
+    head["schema"] = "clisonix.trace/1"
+    del head["jumps"]
+    for sensor in head["sensors"]:
+        del sensor["lost_code"]
+    head["unavailable"] = [{key: m[key] for key in ("sensor", "reason", "device")} for m in head["unavailable"]]
+    np.savez(path, **{**arrays, "head": np.frombuffer(json.dumps(head).encode(), np.uint8)})
+    return trace
+
+
+def test_a_file_of_the_first_version_answers_as_it_did(tmp_path: Path) -> None:
+    trace = old_file(tmp_path / "old.npz")
+    old = Trace.load(tmp_path / "old.npz")
+    assert old.method == 1
+    span = old.spans("train")[0]
+    counter = trace.series[0].counter
+    for found in (counter.between(span.start_s, span.end_s), old.series[0].counter.between(span.start_s, span.end_s)):
+        reading = old.series[0].energy([span])
+        assert (reading.joules, reading.low, reading.high) == (found.central, found.low, found.high)
+    fields = {"joules", "low", "high", "source", "scope", "device", "reason", "refresh_s", "coverage", "detail"}
+    for name in ["run", "train", "absent"]:
+        assert set(old.energy(name).to_json()) == fields
+        assert all(set(reading.to_json()) == fields for reading in old.readings(name))
+
+
+def test_a_file_of_the_first_version_stays_one(tmp_path: Path) -> None:
+    old_file(tmp_path / "old.npz")
+    Trace.load(tmp_path / "old.npz").save(tmp_path / "again.npz")
+    again = Trace.load(tmp_path / "again.npz")
+    assert again.method == 1
+    assert again.energy("train") == Trace.load(tmp_path / "old.npz").energy("train")
+
+
+def test_a_trace_keeps_why_and_when(tmp_path: Path) -> None:
+    world, awake = World(), [50.0]
+    gpu = TickingCounter(world)
+    recorder = Recorder([gpu], clock=world.clock, awake=lambda: world.clock() + awake[0])
+    sampled(world, recorder, 1.0, 300.0)
+    awake[0] += 100.0
+    sampled(world, recorder, 1.0, 300.0)
+    gpu.failure = "unplugged"
+    recorder.sample()
+    trace = recorder.trace()
+    trace.save(tmp_path / "t.npz")
+    loaded = Trace.load(tmp_path / "t.npz")
+    assert loaded.jumps == trace.jumps
+    assert [round(seconds) for _, seconds in loaded.jumps] == [100]
+    assert (loaded.series[0].lost, loaded.series[0].lost_code) == ("unplugged", Reason.DRIVER_ERROR)

@@ -1,0 +1,169 @@
+"""What the meter itself costs: import, start, windows, sampling, slowdown of training, accuracy of attribution."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from clisonix.meter import CpuTimeModel, Meter, mean_interval
+
+IMPORT = """
+import json, sys, time
+import torch, numpy
+began = time.perf_counter(); cpu = time.process_time()
+import clisonix; clisonix.Meter
+imported = time.perf_counter(); imported_cpu = time.process_time()
+meter = clisonix.Meter()
+made = time.perf_counter()
+meter.__enter__()
+started = time.perf_counter()
+def windows(count):
+    cpu = time.thread_time()
+    for k in range(count):
+        with meter.window("w"):
+            pass
+    return (time.thread_time() - cpu) / count
+windows(20)
+window_s = windows(500)
+time.sleep(6.0)
+cpu = time.process_time()
+time.sleep(float(sys.argv[1]))
+share = (time.process_time() - cpu) / float(sys.argv[1])
+meter.__exit__(None, None, None)
+print(json.dumps({"import_s": imported - began, "start_s": started - imported, "detect_s": made - imported,
+                  "window_cpu_s": window_s, "sampling_share": share,
+                  "samples_per_s": max((len(s.t_s) / (s.t_s[-1] - s.t_s[0]) for s in meter.trace().series
+                                        if not s.info.source.endswith("-samples")), default=0)}))
+"""
+
+
+def cost(environment: dict[str, str] | None, repeats: int, seconds: float) -> dict[str, Any]:
+    """In fresh processes: medians, and the best of each, which is what the code costs when the machine is quiet."""
+    found = []
+    for _ in range(repeats):
+        done = subprocess.run(
+            [sys.executable, "-c", IMPORT, str(seconds)], env=environment or dict(os.environ), check=True,
+            capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        found.append(json.loads(done.stdout))
+    return {
+        key: {"median": statistics.median(f[key] for f in found), "best": min(f[key] for f in found)}
+        for key in found[0]
+    }
+
+
+class Steps:
+    """A small training, a step at a time."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.model = nn.Sequential(nn.Linear(256, 512), nn.GELU(), nn.Linear(512, 256), nn.GELU(), nn.Linear(256, 10))
+        self.optimiser = torch.optim.SGD(self.model.parameters(), 0.01)
+        self.x = torch.randn(128, 256)
+
+    def step(self) -> None:
+        self.optimiser.zero_grad()
+        self.model(self.x).square().mean().backward()
+        self.optimiser.step()
+
+
+def slowdown(pairs: int, block_s: float) -> dict[str, Any]:
+    """Paired blocks of training with a window around each step, and without; order alternates.
+
+    Wall time is what a user waits, but on a shared machine its noise hides what is looked for; CPU time of the
+    process, sampling included, has less of it.
+    """
+    torch.set_num_threads(1)
+    work = Steps()
+    for _ in range(30):
+        work.step()
+    began = time.perf_counter()
+    for _ in range(20):
+        work.step()
+    steps = max(10, round(block_s / ((time.perf_counter() - began) / 20)))
+
+    def plain() -> None:
+        for _ in range(steps):
+            work.step()
+
+    def timed(meter: Meter | None) -> tuple[float, float]:
+        wall, cpu = time.perf_counter(), time.process_time()
+        if meter is None:
+            plain()
+        else:
+            for _ in range(steps):
+                with meter.window("step"):
+                    work.step()
+        return time.perf_counter() - wall, time.process_time() - cpu
+
+    walls, cpus = [], []
+    for pair in range(pairs):
+        spent: dict[bool, tuple[float, float]] = {}
+        for metered in (pair % 2 == 0, pair % 2 == 1):
+            if metered:
+                with Meter() as meter:
+                    plain()  # past the meter's first, denser samples
+                    spent[True] = timed(meter)
+            else:
+                plain()
+                spent[False] = timed(None)
+        walls.append(spent[True][0] / spent[False][0] - 1)
+        cpus.append(spent[True][1] / spent[False][1] - 1)
+    found: dict[str, Any] = {"steps_in_a_block": steps, "pairs": pairs}
+    for name, ratios in (("wall", walls), ("cpu", cpus)):
+        mean, low, high = mean_interval(ratios)
+        found[name] = {"mean": mean, "low": low, "high": high, "median": statistics.median(ratios), "every": ratios}
+    return found
+
+
+def attribution(rounds: int) -> dict[str, Any]:
+    """CPU time of each layer inside a model against the same layer repeated alone: ratios, alternating."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    layers: list[nn.Module] = [
+        nn.Linear(512, 512), nn.GELU(), nn.Linear(512, 1024), nn.LayerNorm(1024), nn.Linear(1024, 512)
+    ]  # fmt: skip
+    sizes = [512, 512, 512, 1024, 1024]
+    model, x = nn.Sequential(*layers), torch.randn(256, 512)
+
+    def alone(layer: nn.Module, size: int, first: bool) -> float:
+        inputs = torch.randn(256, size, requires_grad=not first)
+        gradient = torch.randn_like(layer(inputs))
+        began = time.thread_time()
+        layer(inputs).backward(gradient)
+        return time.thread_time() - began
+
+    for _ in range(3):
+        model(x).sum().backward()
+    ratios: dict[str, list[float]] = {f"{i} {type(layer).__name__}": [] for i, layer in enumerate(layers)}
+    residual = []
+    for _ in range(rounds):
+        with Meter([CpuTimeModel()]) as meter, meter.attribute(model) as found:
+            for _ in range(5):
+                model(x).sum().backward()
+        spent = {cost.name: cost.forward_s + cost.backward_s for cost in found.modules}
+        assert found.residual is not None
+        assert found.total is not None
+        residual.append((found.residual.energy.joules or 0.0) / (found.total.joules or 1.0))
+        for i, every in enumerate(ratios.values()):
+            every.append(spent[str(i)] / sum(alone(layers[i], sizes[i], i == 0) for _ in range(5)))
+    return {
+        "ratio_to_isolated_repeats": {name: statistics.median(every) for name, every in ratios.items()},
+        "worst": max(abs(statistics.median(every) - 1) for every in ratios.values()),
+        "residual_share": statistics.median(residual),
+        "rounds": rounds,
+    }
+
+
+def uptime() -> list[float]:
+    """The machine's load averages: how quiet it was."""
+    return [float(word) for word in Path("/proc/loadavg").read_text().split()[:3]] if Path("/proc").is_dir() else []
