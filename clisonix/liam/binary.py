@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Binary(Matrix):
     """`diag(scales) @ signs`, with the signs packed eight to a byte.
 
-    The scales learn; the signs are fixed. Products unpack one block of rows at a time.
+    The scales learn; the signs are fixed. Products unpack no more than a small part at a time.
 
     Args:
         packed: uint8 `(m, ceil(n / 8))`, as from `clisonix.kernels.binary.pack_signs`.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Integer(Matrix):
     """`scales[i, j // group] * level[i, j]` with levels from `-2**(bits-1)` to `2**(bits-1) - 1`.
 
-    The scales learn; the levels are fixed. Products unpack one block of rows at a time.
+    The scales learn; the levels are fixed. Products unpack no more than a small part at a time.
 
     Args:
         planes: uint8 `(bits, m, ceil(n / 8))`, as from `clisonix.kernels.integer.pack_codes`.

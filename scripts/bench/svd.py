@@ -82,7 +82,7 @@ def randomized(rounds: int = 7) -> dict[str, Any]:
             contenders["sklearn randomized_svd"] = lambda x=array, i=i: randomized_svd(x, K, n_iter=i, random_state=0)
         spent = alternately(contenders, rounds)
         row: dict[str, Any] = {
-            "error_over_best": float((a - svd_compress(a, k=K).dense()).double().norm()) / best,
+            "error_over_best": float((a - svd_compress(a, k=K).dense().detach()).double().norm()) / best,
             "full": times_faster(spent, "clisonix", "torch.linalg.svd"),
             "iterations_of_peers": iterations,
         }
