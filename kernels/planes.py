@@ -12,7 +12,7 @@ end in `_reference` are plain torch everywhere.
 
 The C++ kernels compute in float32 and round once. Their error is at most `1000 · 2**-24` times the product
 of the absolute values of input and scales with the largest level, as a float32 dot product of a thousand
-terms may have, and typically that of a float32 product: with one or few rows of input, each 128
+terms may have, and typically that of a float32 product: with one or few rows of input, each 512
 inputs in a row are first rounded to multiples of a two-millionth of the largest of them.
 """
 

@@ -17,7 +17,8 @@ class ProcessTime:
     """Seconds of CPU time used by this process, its live descendants and those that have ended. Never falls.
 
     Ended children count once this process has waited for them, as the kernel does it; live ones are looked up under
-    `/proc` now and then. Where there is no `/proc` only ended children are counted.
+    `/proc` now and then. Where there is no `/proc`, live
+    ones are missing until they end.
 
     Args:
         clock: seconds; replaced in tests.

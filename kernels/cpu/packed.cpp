@@ -21,6 +21,8 @@ namespace avx2 {
 #include "turn.h"
 #include "unpack.h"
 #include "tables.h"
+#include "tables_rows.h"
+#include "tables_columns.h"
 }  // namespace avx2
 #pragma GCC pop_options
 
@@ -31,6 +33,8 @@ namespace avx512 {
 #include "turn.h"
 #include "unpack.h"
 #include "tables.h"
+#include "tables_rows.h"
+#include "tables_columns.h"
 }  // namespace avx512
 #pragma GCC pop_options
 #endif
@@ -53,8 +57,8 @@ Sizes sizes(Isa isa) {
 
 int64_t scratch_bytes(const Job& job, Isa isa, const Plan& plan) {
 #ifdef CLISONIX_X86
-  if (isa == Isa::avx512 && plan.tables) return avx512::tables_scratch(plan.outputs, plan.batch, job.adjoint);
-  if (isa == Isa::avx2 && plan.tables) return avx2::tables_scratch(plan.outputs, plan.batch, job.adjoint);
+  if (isa == Isa::avx512 && plan.tables) return avx512::tables_scratch(job, plan.outputs, plan.batch);
+  if (isa == Isa::avx2 && plan.tables) return avx2::tables_scratch(job, plan.outputs, plan.batch);
   if (isa == Isa::avx512) return avx512::scratch_bytes(job, plan.outputs, plan.batch);
   if (isa == Isa::avx2) return avx2::scratch_bytes(job, plan.outputs, plan.batch);
 #endif
