@@ -106,7 +106,7 @@ Plan make_plan(const Job& job, Isa isa, bool tables, int64_t threads) {
   plan.threads = (tables ? tables_cycles(job) : unpack_cycles(job)) > 60000;
   plan.batch = std::min(job.batch, tables ? size.vectors : size.batch);
   const int64_t grain = job.adjoint ? 8 * size.width : size.width;
-  const int64_t most = tables ? 4096 : 512;
+  const int64_t most = tables ? 2048 : 512;
   const int64_t rows = job.left.data ? 1 : divide_up(job.batch, plan.batch);
   // Enough parts for every thread, and a multiple of the threads where the batch alone does not decide.
   int64_t columns = divide_up(job.outputs(), most);

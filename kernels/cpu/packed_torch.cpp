@@ -37,13 +37,15 @@ bool run(const Job& job, Isa isa, bool tables) {
   char* start = static_cast<char*>(scratch.data_ptr());
   start += -reinterpret_cast<intptr_t>(start) & 63;
   std::atomic<bool> complete{true};
-  const auto some = [&](int64_t first, int64_t last) {
+  std::atomic<int64_t> next{0};
+  // Each thread takes the next part when it is done with one: others may use the same cores.
+  const auto some = [&](int64_t, int64_t) {
     char* own = start + (plan.threads ? at::get_thread_num() : 0) * plan.scratch;
-    for (int64_t k = first; k < last && complete.load(std::memory_order_relaxed); ++k)
+    for (int64_t k; complete.load(std::memory_order_relaxed) && (k = next.fetch_add(1)) < plan.parts;)
       if (!clisonix::run_part(job, isa, plan, k, own)) complete.store(false, std::memory_order_relaxed);
   };
-  if (plan.threads) at::parallel_for(0, plan.parts, 1, some);
-  else some(0, plan.parts);
+  if (plan.threads) at::parallel_for(0, threads, 1, some);
+  else some(0, 1);
   return complete.load();
 }
 

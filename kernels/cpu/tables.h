@@ -17,6 +17,7 @@ struct Unit {
   alignas(64) uint8_t tables[UNIT * 16];
   float scale;
   float sums[UNIT / PIECE];  // of x, by piece
+  float sum;
 };
 
 // Where `look_up` leaves the sum of an output among WIDTH of them, and which output is left at a place.
@@ -55,10 +56,12 @@ inline void prepare(const float* x, float largest, Unit* unit) {
   for (int64_t k = 0; k < UNIT; k += 8)
     _mm256_store_si256(reinterpret_cast<__m256i*>(whole + k),
                        _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + k), _mm256_set1_ps(inverse))));
+  unit->sum = 0;
   for (int64_t k = 0; k < UNIT / PIECE; ++k) {
     int32_t sum = 0;
     for (int64_t c = 0; c < PIECE; ++c) sum += whole[k * PIECE + c];
     unit->sums[k] = static_cast<float>(sum) * unit->scale;
+    unit->sum += unit->sums[k];
   }
   const __m256i first = _mm256_setr_epi32(-1, 1, -1, 1, -1, 1, -1, 1);
   const __m256i second = _mm256_setr_epi32(-1, -1, 1, 1, -1, -1, 1, 1);

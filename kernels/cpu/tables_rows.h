@@ -88,9 +88,7 @@ inline void look_up_whole(const Piece& piece, int64_t tile, const Unit* units, i
       look_up(piece.turned[p][u][tile], units[u * batch].tables, 0, UNIT, digits);
     }
   }
-  if (piece.rest != 0)
-    for (int64_t u = 0; u < piece.units(); ++u)
-      for (float sum : units[u * batch].sums) extra += piece.rest * sum;
+  for (int64_t u = 0; u < piece.units(); ++u) extra += piece.rest * units[u * batch].sum;
   finish<gains>(digits, piece.looked(piece.units() * UNIT), piece.weight * units->scale, extra, gain, to);
 }
 
