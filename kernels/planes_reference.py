@@ -37,9 +37,10 @@ def matmul(x: Tensor, scales: Tensor, planes: Tensor, n: int, group: int, step: 
     with torch.autocast(x.device.type, enabled=False):
         rows, m, dtype = _rows(x), planes.shape[-2], _wide(x)
         out = rows.new_empty(rows.shape[0], m)
-        for some, part in _parts(rows, planes, n):
-            entries = _entries(planes[..., part, :], scales[part], n, group, step, offset, dtype)
-            out[some, part] = rows[some].to(dtype) @ entries.mT
+        for some in _batches(rows, planes):
+            for part in _blocks(rows, planes, n):
+                entries = _entries(planes[..., part, :], scales[part], n, group, step, offset, dtype)
+                out[some, part] = rows[some].to(dtype) @ entries.mT
         return out.reshape(*x.shape[:-1], m)
 
 
@@ -47,12 +48,15 @@ def matmul_t(x: Tensor, scales: Tensor, planes: Tensor, n: int, group: int, step
     """`x @ entries`, as `clisonix.kernels.planes.packed_matmul_t`."""
     with torch.autocast(x.device.type, enabled=False):
         rows, dtype = _rows(x), _wide(x)
-        # Half precision would lose a little at every block that is added.
-        out = rows.new_zeros(rows.shape[0], n, dtype=torch.promote_types(x.dtype, torch.float32))
-        for some, part in _parts(rows, planes, n):
-            entries = _entries(planes[..., part, :], scales[part], n, group, step, offset, dtype)
-            out[some] += rows[some, part].to(dtype) @ entries
-        return out.to(x.dtype).reshape(*x.shape[:-1], n)
+        out = rows.new_empty(rows.shape[0], n)
+        for some in _batches(rows, planes):
+            # Half precision would lose a little at every block that is added.
+            sums = rows.new_zeros(out[some].shape, dtype=torch.promote_types(dtype, torch.float32))
+            for part in _blocks(rows, planes, n):
+                entries = _entries(planes[..., part, :], scales[part], n, group, step, offset, dtype)
+                sums += rows[some, part].to(dtype) @ entries
+            out[some] = sums
+        return out.reshape(*x.shape[:-1], n)
 
 
 def scale_sums(left: Tensor, right: Tensor, planes: Tensor, n: int, group: int, step: int, offset: int) -> Tensor:
@@ -64,11 +68,13 @@ def scale_sums(left: Tensor, right: Tensor, planes: Tensor, n: int, group: int, 
         rows_left, rows_right, dtype, groups = _rows(left), _rows(right), _wide(left), -(-n // group)
         wide = torch.promote_types(left.dtype, torch.float32)
         sums = rows_left.new_zeros(planes.shape[-2], groups, dtype=wide)
-        for some, part in _parts(rows_right, planes, n):
-            terms = rows_left[some, part].to(dtype).mT @ rows_right[some].to(dtype)
-            terms *= _levels(planes[..., part, :], n, step, offset, dtype)
-            padded = torch.nn.functional.pad(terms, (0, groups * group - n))
-            sums[part] += padded.view(padded.shape[0], groups, group).sum(-1, dtype=wide)
+        for some in _batches(rows_right, planes):
+            for part in _blocks(rows_right, planes, n):
+                terms = rows_left[some, part].to(dtype).mT @ rows_right[some].to(dtype)
+                terms *= _levels(planes[..., part, :], n, step, offset, dtype)
+                if groups * group > n:
+                    terms = torch.nn.functional.pad(terms, (0, groups * group - n))
+                sums[part] += terms.view(terms.shape[0], groups, group).sum(-1, dtype=wide)
         return sums
 
 
@@ -95,22 +101,32 @@ def _wide(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32) if x.device.type == "cpu" else x.dtype
 
 
-def _parts(rows: Tensor, planes: Tensor, n: int) -> Iterator[tuple[slice, slice]]:
-    """Which rows of the input, and which of the matrix, to multiply at a time.
+def _blocks(rows: Tensor, planes: Tensor, n: int) -> Iterator[slice]:
+    """Which rows of the matrix to unpack at a time."""
+    m, step = planes.shape[-2], max(1, _entries_at_once(rows, planes) // max(n, 1))
+    return (slice(start, min(start + step, m)) for start in range(0, m, step))
 
-    On a CPU what is unpacked takes about an eighth of what the product holds in any case. On other devices
-    larger blocks are worth their memory, since each costs several launches.
+
+def _batches(rows: Tensor, planes: Tensor) -> Iterator[slice]:
+    """Which rows of the input to multiply at a time: halves are copied to be widened, so few of them."""
+    count = rows.shape[0]
+    some = (
+        count
+        if _wide(rows) == rows.dtype
+        else _entries_at_once(rows, planes) // max(rows.shape[1], planes.shape[-2], 1)
+    )
+    return (slice(first, first + max(1, some)) for first in range(0, count, max(1, some)))
+
+
+def _entries_at_once(rows: Tensor, planes: Tensor) -> int:
+    """On a CPU what is unpacked takes about an eighth of what the product holds in any case.
+
+    On other devices larger blocks are worth their memory, since each costs several launches.
     """
-    entries, m = BLOCK_ENTRIES, planes.shape[-2]
-    if rows.device.type == "cpu":
-        held = planes.numel() + (rows.numel() + rows.shape[0] * m) * rows.element_size()
-        entries = min(entries, max(1 << 16, held // 80))
-    step = max(1, entries // max(n, 1))
-    # Halves are copied to be widened, so few of them at a time.
-    some = max(1, rows.shape[0] if _wide(rows) == rows.dtype else entries // max(rows.shape[1], 1))
-    for first in range(0, rows.shape[0], some):
-        for start in range(0, m, step):
-            yield slice(first, first + some), slice(start, min(start + step, m))
+    if rows.device.type != "cpu":
+        return BLOCK_ENTRIES
+    held = planes.numel() + (rows.numel() + rows.shape[0] * planes.shape[-2]) * rows.element_size()
+    return min(BLOCK_ENTRIES, max(1 << 16, held // 80))
 
 
 def _shifts(device: torch.device) -> Tensor:
