@@ -18,7 +18,7 @@ from clisonix.liam.nodes import Transpose
 from clisonix.liam.rank import Target
 from clisonix.liam.scale import scale_for
 from clisonix.liam.sparse import Sparse
-from clisonix.liam.thin_svd import orthonormal, thin_svd
+from clisonix.liam.thin_svd import orthonormal, spanning, thin_svd
 
 # Entries of the identity multiplied at a time to find the norm of a matrix that has no entries to look at.
 IDENTITY_ENTRIES = 2**22
@@ -87,7 +87,7 @@ def leading(x: Matrix, k: int, generator: torch.Generator | None = None) -> Trip
         x = x.T
     m, n = x.shape
     drawn, wider = widths(k, n)
-    sketch = thin_svd(x.adjoint(gaussian((drawn, m), x.dtype, x.device, generator)))[2]
+    sketch = spanning(x.adjoint(gaussian((drawn, m), x.dtype, x.device, generator)))
     first = orthonormal(x(sketch), wider) if len(sketch) else sketch.new_zeros(0, m)
     if len(first) == 0:
         return Triplets(torch.zeros(0, dtype=torch.float64), first.mT[:0], [first], sketch, flipped)
@@ -99,7 +99,7 @@ def leading(x: Matrix, k: int, generator: torch.Generator | None = None) -> Trip
     known = (rotation[:, :k] * values[:k]).mT.to(first.dtype)
     fresh = torch.addmm(x(start), known, first, alpha=-1)
     fresh = torch.addmm(fresh, fresh @ first.mT, first, alpha=-1)
-    second = orthonormal(fresh, k, beside=float(values[0]) if len(values) else 0.0)
+    second = spanning(fresh, beside=float(values[0]) if len(values) else 0.0)
     if len(second):
         rotation, values, rows = thin_svd(torch.cat([image, x.adjoint(second)]))
     return Triplets(values.square(), rotation, [first, second], rows, flipped)
