@@ -89,13 +89,14 @@ def _find(name: str) -> Library:
         sources = sorted(SOURCES.glob(f"{name}.cpp")) + sorted(SOURCES.glob(f"{name}_*.cpp"))
         kept = root / f"clisonix_{name}_{_key(sources)}.so"
         if not kept.exists():
-            reason = _without_tools(_compiler(), cpp_extension.is_ninja_available())
-            if reason is not None:
-                return Library(None, reason)
-            root.mkdir(parents=True, exist_ok=True)
-            with _alone(kept.with_suffix(".lock")):
-                if not kept.exists():
-                    return _build(f"clisonix_{name}", sources, kept)
+            with _ninja_on_path():
+                reason = _without_tools(_compiler(), cpp_extension.is_ninja_available())
+                if reason is not None:
+                    return Library(None, reason)
+                root.mkdir(parents=True, exist_ok=True)
+                with _alone(kept.with_suffix(".lock")):
+                    if not kept.exists():
+                        return _build(f"clisonix_{name}", sources, kept)
         torch.ops.load_library(str(kept))  # type: ignore[no-untyped-call]
     except (ImportError, OSError) as error:
         return Library(None, f"the library could not be loaded: {' '.join(str(error).split())}")
@@ -121,6 +122,23 @@ def _without_tools(compiler: str, ninja: bool) -> str | None:
     if not ninja:
         return "there is no ninja; install it, for instance with `pip install ninja`"
     return None
+
+
+@contextmanager
+def _ninja_on_path() -> Iterator[None]:
+    """Where torch looks for ninja, put the one that is installed beside torch: a Python that is called by its path,
+    without activating its environment, has the package but not the program."""
+    before = os.environ.get("PATH", "")
+    try:
+        import ninja
+    except ImportError:
+        yield
+        return
+    os.environ["PATH"] = os.pathsep.join([before, str(ninja.BIN_DIR)])
+    try:
+        yield
+    finally:
+        os.environ["PATH"] = before
 
 
 def _compiler() -> str:
