@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from clisonix.errors import ClisonixError
     from clisonix.fabric import SignalFabric
     from clisonix.liam import BinaryAlgebra
-    from clisonix.meter import Meter
+    from clisonix.meter import Meter, measured
     from clisonix.tide import TideEngine
 
 __version__ = "0.1.0"
@@ -28,6 +28,7 @@ _HOMES = {
     "compress": "clisonix.compress",
     "expand": "clisonix.compress",
     "load": "clisonix.compress",
+    "measured": "clisonix.meter",
     "plan": "clisonix.compress",
     "save": "clisonix.compress",
 }
@@ -42,6 +43,7 @@ __all__ = [
     "compress",
     "expand",
     "load",
+    "measured",
     "plan",
     "save",
 ]

@@ -23,6 +23,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+sweep_app = typer.Typer(help="Measure the same work under several settings of the machine.", no_args_is_help=True)
+app.add_typer(sweep_app, name="sweep")
 out, err = Console(highlight=False), Console(stderr=True, highlight=False)
 
 Data = Annotated[
@@ -111,6 +113,33 @@ def compress(
         markup=False,
         soft_wrap=True,
     )
+
+
+@app.command(context_settings={"allow_interspersed_args": False})
+def measure(
+    command: Annotated[list[str], typer.Argument(metavar="-- COMMAND ARGS...", help="Any program.")],
+    to: Annotated[Path | None, typer.Option("--out", help="Run folder. Default: runs/PROGRAM-TIME.")] = None,
+    place: Annotated[str | None, typer.Option(help="Where the electricity comes from, e.g. FRA or USA-CA.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The program's seed: pairs runs in a comparison.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one line of JSON after the program's output.")
+    ] = False,
+) -> None:
+    """Run any program, write what it cost into a run folder, and exit with the program's exit code."""
+    from clisonix.meter.measure import NotStartedError
+    from clisonix.meter.measure import measure as measure_program
+
+    try:
+        done = measure_program(command, to, seed=seed, place=place, visible=os.environ.get("CUDA_VISIBLE_DEVICES"))
+    except NotStartedError as error:
+        err.print(f"clisonix: {error}", markup=False, soft_wrap=True)
+        raise typer.Exit(error.exit_code) from error
+    if as_json:
+        sys.stdout.write(json.dumps(done.to_json()) + "\n")
+    else:
+        # The program's own output is left alone.
+        err.print(f"{done.folder}: {done.summary()}", markup=False, soft_wrap=True)
+    raise typer.Exit(done.exit_code)
 
 
 @app.command()
@@ -253,13 +282,70 @@ def demo(
     serve(runs, port=port)
 
 
+@sweep_app.command("power", context_settings={"allow_interspersed_args": False})
+def sweep_power(
+    command: Annotated[list[str], typer.Argument(metavar="COMMAND", help="The work, after --: the same each time.")],
+    min_w: Annotated[float | None, typer.Option("--min", help="Lowest limit, watts. Default: all GPUs' own.")] = None,
+    max_w: Annotated[
+        float | None, typer.Option("--max", help="Highest limit, watts. Default: all GPUs' own.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="How many limits.")] = 5,
+    seconds: Annotated[float, typer.Option(help="Repeat the command at each limit for at least so long.")] = 5.0,
+    max_slowdown: Annotated[str | None, typer.Option(help="Also look for the best limit so close, e.g. 5%.")] = None,
+    warmup: Annotated[bool, typer.Option(help="Run the command once before measuring.")] = True,
+    to: Annotated[Path | None, typer.Option("--out", help="Also write the JSON to this file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Find the power limit at which a command uses least energy; the GPUs' limits are put back afterwards."""
+    from clisonix.files import write_json
+    from clisonix.meter import sweep_power as sweep
+    from clisonix.meter.command import Command
+    from clisonix.meter.margins import parse_percentage
+    from clisonix.meter.sweep_text import sweep_sentences, sweep_table
+
+    found = sweep(
+        Command(command),
+        min_w=min_w,
+        max_w=max_w,
+        steps=steps,
+        seconds=seconds,
+        max_slowdown=None if max_slowdown is None else parse_percentage(max_slowdown, "--max-slowdown"),
+        warmup=warmup,
+        visible=os.environ.get("CUDA_VISIBLE_DEVICES"),
+        say=lambda sentence: err.print(f"sweep: {sentence}", markup=False, soft_wrap=True),
+    )
+    if to is not None:
+        write_json(to, found.to_json())
+    if as_json:
+        _print_json(found.to_json())
+        return
+    out.print(sweep_table(found))
+    for sentence in sweep_sentences(found):
+        out.print(sentence, markup=False, soft_wrap=True)
+
+
+@sweep_app.command("restore")
+def sweep_restore() -> None:
+    """Put back the power limits that a killed sweep left behind."""
+    from clisonix.meter import restore_limits
+
+    found = restore_limits()
+    for uuid, watts in found.items():
+        out.print(f"{uuid}: {watts:g} W", markup=False, soft_wrap=True)
+    if not found:
+        out.print("no sweep has left power limits behind")
+
+
 def _summary(record: Record) -> str:
     from clisonix.meter.words import quantity
 
     quality, energy = record.quality or {}, record.total("train")
-    parts = [f"{quality.get('metric', 'quality')} {100 * quality.get('value', float('nan')):.1f} %"]
+    parts = []
+    if quality.get("metric") == "accuracy" and quality.get("value") is not None:
+        parts.append(f"accuracy {100 * quality['value']:.1f} %")
     parts.append(f"trained in {quantity(record.time.get('train_s'), 's')}")
-    parts.append(quantity(record.size.get("bytes"), "bytes"))
+    if "bytes" in record.size:
+        parts.append(quantity(record.size["bytes"], "bytes"))
     parts.append(f"{quantity(energy.joules, 'J')}: {energy.how()}")
     return ", ".join(parts)
 

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +58,29 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_json(path: Path, content: Any) -> None:  # noqa: ANN401 - whatever JSON can say
     """Write `content` as indented JSON to `path` atomically. NaN and infinity are refused: they are not JSON."""
     write_bytes(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
+def append_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Append one line of JSON for each of `lines`, and see that they reach the disk.
+
+    They are written in one go at the end of the file, whoever else appends to it; a line that a crash tore before
+    is ended first, so that it does not spoil the next one. NaN and infinity are refused.
+
+    Raises:
+        ClisonixError: the disk is full, or the file cannot be written.
+    """
+    content = b"".join(json.dumps(line, allow_nan=False).encode() + b"\n" for line in lines)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Unbuffered: one call of the system for all.
+        with path.open("ab+", buffering=0) as file:
+            if file.tell() and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n":
+                content = b"\n" + content
+            while content:
+                content = content[file.write(content) :]
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def read_json(path: Path) -> Any:  # noqa: ANN401 - whatever JSON can say

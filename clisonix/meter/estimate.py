@@ -27,6 +27,8 @@ PROVISIONAL = 0.15
 """Beyond the last tick power is taken to go on; it may differ by this share, and by what it varied lately."""
 LOCKED = 1.05
 """How far the interval reaches towards the figure that holds if the load began and ended with the window."""
+LOCKED_SEEN = 0.5
+"""The same where power samples would show it."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def estimate(timeline: Timeline, start_s: Floats, end_s: Floats) -> Estimate | N
         + QUANTUM_J**2
     )
     half_j = SIGMAS * math.sqrt(error_j2)
-    locked_j = LOCKED * _locked(found, share, which, count)
+    locked_j = _locked(found, share, which, count)
     return Estimate(
         joules,
         joules - max(half_j, -locked_j),
@@ -89,7 +91,8 @@ def _cover(cut: Ints, which: Ints, share: Floats, count: int) -> tuple[Floats, F
 
 def _inside(piece: Pieces, covered: Floats, before: Floats, after: Floats) -> float:
     rough_j = piece.rough_w * piece.gap_s
-    bridge = BRIDGE**2 * rough_j**2 * covered * (1 - covered)
+    seen_j = np.nan_to_num(piece.wander_w) * piece.gap_s
+    bridge = (BRIDGE**2 * rough_j**2 + seen_j**2) * covered * (1 - covered)
     off_before, off_after = (before - covered) ** 2, (after - covered) ** 2
     jitter = JITTER**2 / 2 * rough_j**2 * (off_before + off_after)
     timing = piece.power_w**2 * (piece.own_s**2 * off_before + piece.own_after_s**2 * off_after)
@@ -132,7 +135,7 @@ def _uncounted(timeline: Timeline, cut_ticks: Ints, start_s: Floats, end_s: Floa
 
 
 def _locked(found: Pieces, share: Floats, which: Ints, count: int) -> float:
-    """By how much the figure would rise if whatever differs from the outside lay inside the window.
+    """Towards how much more the interval reaches: what holds if whatever differs from the outside lies inside.
 
     Outside is like further outside then: power up to the start as in the tick before, after the end as in the tick
     after. Only for ticks that one start or one end cuts: within a tick many windows cannot all have it.
@@ -144,7 +147,8 @@ def _locked(found: Pieces, share: Floats, which: Ints, count: int) -> float:
     before_j = np.minimum(found.before_w * inside * found.gap_s, piece_j)
     after_j = np.minimum(found.after_w * (1 - inside) * found.gap_s, piece_j)
     rise_j = np.concatenate([(until_j - before_j)[:count], (piece_j - after_j - until_j)[count:]])
-    return math.fsum(np.where(alone[which], rise_j, 0.0).tolist())
+    reach = np.where(np.isnan(found.wander_w), LOCKED, LOCKED_SEEN)
+    return math.fsum(np.where(alone[which], reach * rise_j, 0.0).tolist())
 
 
 def _flags(timeline: Timeline, found: Pieces, start_s: Floats, end_s: Floats) -> tuple[str, ...]:

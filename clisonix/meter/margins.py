@@ -39,6 +39,18 @@ def parse_margins(texts: Iterable[str], option: str) -> dict[str, float]:
     return found
 
 
+def parse_percentage(text: str, option: str) -> float:
+    """The fraction that a percentage stands for: 0.05 for `5%`; ClisonixError where it is none."""
+    word = text.strip()
+    try:
+        value = float(word.removesuffix("%"))
+    except ValueError:
+        value = math.nan
+    if not word.endswith("%") or not 0 <= value < math.inf:
+        raise ClisonixError(f"{option} {text!r} is no percentage: give one of 0 or more with its sign, like 5%")
+    return value / 100
+
+
 def _value(metric: str, text: str, option: str) -> float:
     percent = text.endswith("%")
     if percent != (metric in RELATIVE):

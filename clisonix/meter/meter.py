@@ -14,6 +14,7 @@ from clisonix.meter.detect import detect
 from clisonix.meter.energy import Energy
 from clisonix.meter.idle import WINDOW as IDLE
 from clisonix.meter.idle import Split, live_context, split
+from clisonix.meter.live import Live
 from clisonix.meter.pace import Pace
 from clisonix.meter.recorder import Recorder
 from clisonix.meter.sampler import Sampler
@@ -59,6 +60,7 @@ class Meter:
             file is replaced atomically. None writes nothing.
         flush_s: at least so many seconds between two such writes.
         cross_check: `codecarbon` runs CodeCarbon's offline tracker beside the meter, see `second_opinion`.
+        unavailable: sensors that could not be used, with the reasons that figures shall give.
 
     Raises:
         ClisonixError: the period is not positive, or `cross_check` is unknown or not installed.
@@ -75,13 +77,15 @@ class Meter:
         trace_path: Path | str | None = None,
         flush_s: float = 10.0,
         cross_check: str | None = None,
+        unavailable: Iterable[Unavailable] = (),
     ) -> None:
         for what, seconds in (("period", period_s), ("flush period", flush_s)):
             if seconds is not None and not 0 < seconds < float("inf"):
                 raise ClisonixError(f"the meter's {what} is {seconds} s: give a positive number of seconds, e.g. 0.1")
-        self.unavailable: list[Unavailable] = []
+        self.unavailable: list[Unavailable] = list(unavailable)
         if sensors is None:
-            sensors, self.unavailable = detect(visible, ram=ram)
+            sensors, missing = detect(visible, ram=ram)
+            self.unavailable += missing
         self.place, self._period_s, self._flush_s = place, period_s, flush_s
         self._trace_path = None if trace_path is None else Path(trace_path)
         self._recorder = Recorder(sensors, self.unavailable, awake=_awake_clock())
@@ -128,6 +132,11 @@ class Meter:
                 if error is None:
                     raise
 
+    @property
+    def running(self) -> bool:
+        """Whether it was entered and not left yet."""
+        return self._sampler is not None
+
     def window(self, name: str, *, sync: bool = False) -> Window:
         """Account for what happens inside under `name`.
 
@@ -171,6 +180,19 @@ class Meter:
         """Energy of all devices since the meter started; cheap enough for every step of a progress bar."""
         return self._recorder.so_far()
 
+    def live(self) -> Live:
+        """Energy so far and power now, of each device and of all; as cheap, and never reads a sensor."""
+        return self._recorder.live()
+
+    def on_close(self, listener: Callable[[Window], None]) -> Callable[[], None]:
+        """Have `listener` called with each window that closes, in the thread that closes it: it must be quick.
+
+        Returns:
+            a function that ends that.
+        """
+        self._recorder.listeners.append(listener)
+        return lambda: self._recorder.listeners.remove(listener)
+
     def idle(self, seconds: float = 5.0) -> Split:
         """Measure the idle power now, with CUDA contexts alive; do nothing else meanwhile.
 
@@ -211,9 +233,14 @@ class Meter:
         """What CodeCarbon said of the meter's whole run; None before the end, and where it was not asked."""
         return self._opinion
 
-    def trace(self) -> Trace:
-        """A copy of all samples and windows so far; open windows reach to the last sample."""
-        return self._recorder.trace()
+    def trace(self, *, fresh: bool = True) -> Trace:
+        """A copy of all samples and windows so far; open windows reach to the last sample.
+
+        Args:
+            fresh: wait, a quarter of a second at most, for a sample from after the last window's edge; else a window
+                that closed just now counts as open.
+        """
+        return self._recorder.trace(fresh)
 
     def save_trace(self, path: Path | str) -> Trace:
         """Write all samples and windows so far to a `.npz` file, atomically, and return what was written.

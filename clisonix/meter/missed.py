@@ -5,6 +5,7 @@ Both are estimated from the power before and after, and widen the interval of ev
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -54,11 +55,12 @@ def _resets(ticks: Ticks, value: Floats, reset: Floats) -> Iterator[Missed]:
         around = _around(ticks, value, int(tick))
         if around is None:
             continue
-        before_w, after_w, range_w, gap_s, counted_j = around
+        before_w, after_w, range_w, gap_s, counted_j, timing = around
         power_w = (before_w + after_w) / 2
         # Over a long gap the load may have been anything.
         share = 0.1 if gap_s <= 3 * ticks.period_s else 0.35
         error_j = gap_s * (max(abs(before_w - after_w) / 2, 0.4 * range_w) + share * power_w)
+        error_j = math.hypot(error_j, timing * power_w * gap_s)
         yield Missed(int(tick), max(0.0, power_w * gap_s - counted_j), error_j, stuck=False)
 
 
@@ -68,17 +70,18 @@ def _stalls(ticks: Ticks, value: Floats) -> Iterator[Missed]:
         around = _around(ticks, value, int(tick))
         if around is None:
             continue
-        before_w, after_w, _, gap_s, counted_j = around
+        before_w, after_w, _, gap_s, counted_j, _ = around
         expected_j = (before_w + after_w) / 2 * gap_s
         # A counter that makes up for its pause lost nothing; it was only silent.
         if counted_j < 0.5 * expected_j:
             yield Missed(int(tick), expected_j - counted_j, 0.35 * expected_j, stuck=True)
 
 
-def _around(ticks: Ticks, value: Floats, tick: int) -> tuple[float, float, float, float, float] | None:
+def _around(ticks: Ticks, value: Floats, tick: int) -> tuple[float, float, float, float, float, float] | None:
     """Around the stretch that ends with a tick: mean power before and after, and its range from tick to tick.
 
-    Then the stretch's length in seconds, and the joules counted in it.
+    Then the stretch's length in seconds, the joules counted in it, and the relative error that the times of the ticks
+    leave in power times length.
     """
     low, high = max(0, tick - 2 - AROUND), min(len(ticks), tick + 2 + AROUND)
     known = ticks.known(low, high)
@@ -94,11 +97,14 @@ def _around(ticks: Ticks, value: Floats, tick: int) -> tuple[float, float, float
     before_w, after_w = power_w
     if before_w is None and after_w is None:
         return None
+    gap_s = float(time_s[after] - time_s[after - 1])
+    own_s = math.sqrt(2) * float(np.max(known.own_s))
     each_w = np.delete(np.diff(joules) / np.diff(time_s), after - 1)
     return (
         before_w if before_w is not None else after_w or 0.0,
         after_w if after_w is not None else before_w or 0.0,
         float(np.ptp(each_w)),
-        float(time_s[after] - time_s[after - 1]),
+        gap_s,
         float(joules[after] - joules[after - 1]),
+        own_s / gap_s + own_s / float(time_s[-1] - time_s[0]),
     )

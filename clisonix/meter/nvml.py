@@ -33,11 +33,9 @@ def detect_nvml(
         The sensors that work, and each that does not with its reason. A machine without an NVIDIA driver
         gives neither sensors nor an exception, but one reason.
     """
-    if nvml is None:
-        found = _binding()
-        if isinstance(found, Unavailable):
-            return [], [found]
-        nvml = found
+    nvml = open_nvml() if nvml is None else nvml
+    if isinstance(nvml, Unavailable):
+        return [], [nvml]
     try:
         nvml.nvmlInit()
         count = nvml.nvmlDeviceGetCount()
@@ -80,7 +78,8 @@ def power_samples(
     return sensors, missing
 
 
-def _binding() -> Any:  # noqa: ANN401 - a module, or why there is none
+def open_nvml() -> Any:  # noqa: ANN401 - a module
+    """The module `pynvml`, or why it cannot be used here as `Unavailable`."""
     if sys.platform.startswith("linux"):
         try:
             ctypes.CDLL(LIBRARY)

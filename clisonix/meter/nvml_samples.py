@@ -16,6 +16,8 @@ from clisonix.meter.sensor import SensorLost
 
 FETCH_EVERY_S = 1.0
 TOTAL_POWER_SAMPLES = 0
+SET_S = 0.05
+"""The wall clock was set if it moved by more against the other clock between two fetches."""
 
 
 class NvmlSamples:
@@ -54,6 +56,7 @@ class NvmlSamples:
         self._seen_us = 0
         self._last: tuple[float, float] | None = None
         self._due_s = -float("inf")
+        self._ahead_s = wall_clock() - clock()
 
     def read(self) -> tuple[float, float]:
         """See `Sensor.read`: time and energy of the newest sample."""
@@ -68,13 +71,19 @@ class NvmlSamples:
         if now_s < self._due_s and not last:
             return []
         self._due_s = now_s + FETCH_EVERY_S
+        wall_s = self._wall_clock()
+        ahead_s = wall_s - now_s
+        was_set, self._ahead_s = abs(ahead_s - self._ahead_s) > SET_S, ahead_s
+        if was_set:
+            # Nobody can tell which of the stamps are of the old time: the next samples stand for these.
+            self._seen_us = int(1e6 * wall_s)
+            return []
         try:
             _, samples = self._nvml.nvmlDeviceGetSamples(self._handle, TOTAL_POWER_SAMPLES, self._seen_us)
         except self._nvml.NVMLError as error:
             if getattr(error, "value", None) == getattr(self._nvml, "NVML_ERROR_NOT_FOUND", 6):
                 return []  # nothing new
             raise lost(self._nvml, error) from error
-        ahead_s = self._wall_clock() - self._clock()
         found: list[tuple[float, float]] = []
         for stamp_us, milliwatts in sorted((s.timeStamp, s.sampleValue.uiVal) for s in samples):
             if stamp_us <= self._seen_us:
@@ -85,7 +94,7 @@ class NvmlSamples:
                 self._last = (t_s, 0.0)
             else:
                 before_s, joules = self._last
-                # A wall clock that was set back must not make negative energy.
+                # A clock that is slewed must not make negative energy.
                 t_s = max(t_s, before_s)
                 self._last = (t_s, joules + milliwatts / 1000.0 * (t_s - before_s))
             found.append(self._last)

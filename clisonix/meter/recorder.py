@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 
 from clisonix.meter.energy import Energy, best
+from clisonix.meter.live import DeviceNow, Live, watts_now
 from clisonix.meter.reasons import Reason
 from clisonix.meter.sensor import Sensor, Unavailable
 from clisonix.meter.series import link
@@ -44,6 +45,8 @@ class Recorder:
         self.on_demand: Callable[[], None] | None = None
         """Set while a thread of its own samples the sensors that may block: asks it for a sample now."""
         self._unavailable, self._clock, self._awake = list(unavailable), clock, awake
+        self.listeners: list[Callable[[Window], None]] = []
+        """Told of each window that closes, in the thread that closes it."""
         self._windows: list[Window] = []
         self._edge_s = -float("inf")
         self._process = os.getpid()
@@ -92,13 +95,20 @@ class Recorder:
             return
         window.end_s = self._edge_s = self._clock()
         self._sample_edge()
+        for listener in tuple(self.listeners):
+            listener(window)
 
-    def trace(self) -> Trace:
-        """A copy of everything so far; open windows reach to the last sample."""
+    def trace(self, fresh: bool = True) -> Trace:
+        """A copy of everything so far; open windows reach to the last sample.
+
+        Args:
+            fresh: first wait for a sample from after the last window's edge.
+        """
         if self.forked:
             reason = f"this process is a fork: the meter belongs to process {self._process}"
             return Trace([], [], [Unavailable("meter", reason, code=Reason.FORKED.value)])
-        self._freshen()
+        if fresh:
+            self._freshen()
         # Windows first: a window that closes meanwhile is then simply still open in this copy.
         windows = [(w.name, w.start_s, w.end_s) for w in list(self._windows) if not w.cancelled]
         jumps = tuple(self._jumps)
@@ -124,6 +134,19 @@ class Recorder:
             return self.trace().energy("")
         missing = [Energy.unknown(m.reason, device=m.device, code=m.code) for m in self._unavailable if m.device]
         return Energy.total(best([track.so_far() for track in self.tracks]) + missing)
+
+    def live(self) -> Live:
+        """Energy and power of each device now, from the samples that are there."""
+        if self.forked:
+            return Live([], self.trace().energy(""))
+        readings = {id(reading): (reading, track) for track in self.tracks for reading in [track.so_far()]}
+        now_s = self._clock()
+        devices = [
+            DeviceNow(reading, watts_now(track, now_s), track.seconds, None if track.lost is None else track.lost[1])
+            for reading, track in (readings[id(kept)] for kept in best([known for known, _ in readings.values()]))
+        ]
+        missing = [Energy.unknown(m.reason, device=m.device, code=m.code) for m in self._unavailable if m.device]
+        return Live(devices, Energy.total([device.energy for device in devices] + missing))
 
     def _sample_edge(self) -> None:
         if self.on_demand is None:

@@ -2,26 +2,30 @@
 
 A tick whose power agrees with a neighbour's most likely holds a level stretch. How far neighbouring ticks usually
 differ shows the load's noise and the counter's jitter. Switching faster than the counter moves can average out in
-every tick alike; only power samples, where the driver keeps them, betray it.
+every tick alike; only power samples, where the driver keeps them, betray it. Samples that follow the counter from
+tick to tick also explain what would else count as noise, and so narrow the interval on a load that swings slowly.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from clisonix.meter.ticks import Floats
+from clisonix.meter.tick_grid import Floats, Ints
 
 OWN, USUAL, FAR = 0.5, 2.0, 0.003
 """Weights of the squared difference to the nearer neighbour, of its local median, and of that to the farther one."""
 EXPLAINED = 0.3
 """What remains of a difference that a step inside the tick explains."""
 NEARBY = 8
-SWITCHING = 0.05
-"""Samples that differ by more than this share from their tick's mean power show switching, not noise."""
-SAMPLED = 0.25
-"""Weight of what power samples show; below 1 because an edge cuts a tick at one place only."""
+FEWEST_SAMPLES = 3
+"""In a piece, for its samples to tell how power varied inside."""
+WANDER = 0.7
+"""Standard error over what samples show: a path within bounds has no tails."""
+MISSES = 1.5
+"""Variation from tick to tick that power samples follow up to 1 / MISSES of it is known, and no error."""
 FEW = (0.5, 0.25, 0.12)
 """With one, two or three pieces to judge by, at least this share of the power."""
 
@@ -34,14 +38,12 @@ class Samples:
     power_w: Floats
 
 
-def roughness(power_w: Floats, stepped: np.ndarray, tick_s: Floats, samples: Samples | None) -> Floats:
+def roughness(power_w: Floats, stepped: np.ndarray) -> Floats:
     """Typical variation of power inside each piece, in watts, `(pieces,)`.
 
     Args:
         power_w: mean power of consecutive pieces, `(pieces,)`.
         stepped: whether a step inside explains a piece's power, `(pieces,)`.
-        tick_s: times of the ticks that bound the pieces, seconds, `(pieces + 1,)`.
-        samples: power samples of the same device, or None.
     """
     count = len(power_w)
     if count == 0:
@@ -57,8 +59,6 @@ def roughness(power_w: Floats, stepped: np.ndarray, tick_s: Floats, samples: Sam
     rough = np.sqrt(OWN * nearer**2 + USUAL * usual**2 + FAR * farther**2)
     if count <= len(FEW):
         rough = np.maximum(rough, FEW[count - 1] * power_w)
-    if samples is not None:
-        rough = np.sqrt(rough**2 + _inside(power_w, tick_s, samples) ** 2)
     return np.asarray(rough)
 
 
@@ -70,15 +70,40 @@ def typical(values: Floats, reach: int, count: int) -> Floats:
     return np.asarray(np.median(np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1)[:count], axis=1))
 
 
-def _inside(power_w: Floats, tick_s: Floats, samples: Samples) -> Floats:
-    """How far power samples lie from the mean power of their tick, where that shows switching."""
+def wander(expected: Callable[[Ints, Floats], Floats], tick_s: Floats, samples: Samples) -> tuple[Floats, Floats]:
+    """How far power inside each piece strays from what is expected there, as power samples show it.
+
+    Args:
+        expected: power in watts at moments in pieces, given the pieces' numbers and the moments as shares of them.
+        tick_s: times of the ticks that bound the pieces, seconds, `(pieces + 1,)`.
+        samples: power samples of the same device.
+
+    Returns:
+        Two arrays in watts, `(pieces,)`. How far the energy strays inside, on the scale of a random bridge: times the
+        piece's length and the root of `share * (1 - share)` it is the standard error in joules at that share of it;
+        NaN without samples. And how much variation from tick to tick the samples leave unexplained, by how far their
+        means miss the counter's (samples that are themselves means over a second follow no tick); NaN likewise, and
+        in pieces without samples of their own.
+    """
+    count = len(tick_s) - 1
     first, last = np.searchsorted(samples.t_s, (tick_s[0], tick_s[-1]))
     t_s, sample_w = samples.t_s[first:last], samples.power_w[first:last]
-    count = len(power_w)
-    if len(t_s) == 0:
-        return np.zeros(count)
-    which = np.clip(np.searchsorted(tick_s, t_s, side="right") - 1, 0, count - 1)
+    which = np.searchsorted(tick_s, t_s, side="right") - 1
     seen = np.bincount(which, minlength=count)
-    off = np.bincount(which, np.abs(sample_w - power_w[which]), count) / np.maximum(seen, 1)
-    spread = np.maximum(off, typical(off, NEARBY, count))
-    return np.where(spread > SWITCHING * power_w, SAMPLED * spread, 0.0)
+    places = np.flatnonzero(seen >= FEWEST_SAMPLES)
+    if len(places) == 0:
+        return np.full(count, np.nan), np.full(count, np.nan)
+    off_w = sample_w - expected(which, (t_s - tick_s[which]) / np.diff(tick_s)[which])
+    missed_w = np.bincount(which, off_w, count) / np.maximum(seen, 1)
+    # The counter knows the sum: what remains is a path from 0 back to 0. So a scale that is off does no harm either.
+    path = np.cumsum(off_w - missed_w[which]) / seen[which]
+    strayed_w = np.sqrt(6 * np.bincount(which, path**2, count) / np.maximum(seen, 1))
+    unexplained_w = np.full(count, np.nan)
+    unexplained_w[places] = MISSES * _spread(np.abs(missed_w), places)[places]
+    return WANDER * _spread(strayed_w, places), unexplained_w
+
+
+def _spread(values: Floats, places: Ints) -> Floats:
+    """Values known at some places, everywhere, and nowhere below what is typical around."""
+    every = np.interp(np.arange(len(values)), places, values[places])
+    return np.maximum(every, typical(every, NEARBY, len(values)))

@@ -12,10 +12,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from clisonix.meter.tick_grid import Floats, Grid, Ints, fit_grid
+
+__all__ = ["CHUNK", "Floats", "Ints", "KnownTicks", "Ticks"]
 
 CHUNK = 128
 """Ticks fitted together: short enough for the counter's clock to drift unnoticed against this machine's."""
@@ -23,9 +23,6 @@ OVERLAP = 24
 SLACK_S = 0.004
 """A sample this close to a tick may have been taken on either side of it: ticks stray from their beat."""
 
-
-ALLOWANCE_S = 0.002
-"""Periods of which one leaves so much more room than the other may both be true: ticks stray."""
 DRIFT = 0.002
 """How far the period of later ticks may differ from that of the first, as a share."""
 
@@ -47,30 +44,6 @@ class KnownTicks:
     own_s: Floats
     common_s: Floats
     tilt_s: Floats
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Ticks at `phase_s + k * period_s`.
-
-    Attributes:
-        phase_s: time of one tick, seconds.
-        period_s: seconds between ticks.
-        room_s: how far the grid could be shifted without leaving a bracket; negative when no shift fits them all.
-        misfits: share of the brackets that the grid clearly misses.
-        period_error_s: standard error of the period.
-    """
-
-    phase_s: float
-    period_s: float
-    room_s: float
-    misfits: float
-    period_error_s: float
-
-    @property
-    def usable(self) -> bool:
-        """Whether the brackets agree on a grid, and say where it lies."""
-        return self.misfits <= 0.05 and self.room_s < 0.9 * self.period_s
 
 
 class Ticks:
@@ -129,19 +102,17 @@ class Ticks:
             agrees = seen_s is not None and abs(seen_s / self._nominal_s - 1) < 0.06
             period_s = self._nominal_s if seen_s is None or agrees else seen_s
             looseness = 0.03 if agrees else 0.1
-            grid = self._fit(0, period_s, looseness, 5)
-            if grid is not None and grid.misfits <= 0.05:
+            grid = self._fit(0, period_s, looseness)
+            if grid is not None and grid.usable:
                 period_s = grid.period_s
             self._first = period_s, grid
         return self._first
 
-    def _fit(self, chunk: int, period_s: float, looseness: float, start: int) -> Grid | None:
+    def _fit(self, chunk: int, period_s: float, looseness: float) -> Grid | None:
         low, high = max(1, chunk * CHUNK - OVERLAP), min(len(self), (chunk + 1) * CHUNK + OVERLAP)
-        if high - low < 4:
-            return None
         kept = np.flatnonzero(self._regular[low:high]) + low
-        broken = np.concatenate([[True], np.diff(kept) > 1])
-        return fit_grid(self.earliest_s[kept], self.latest_s[kept], broken, period_s, looseness, start)
+        quiet_s = np.stack([self.latest_s[low : high - 1], self.earliest_s[low + 1 : high]], axis=1)
+        return fit_grid(self.earliest_s[kept], self.latest_s[kept], quiet_s, period_s, looseness)
 
     def _place(self, chunk: int) -> None:
         low, high = chunk * CHUNK, min(len(self), (chunk + 1) * CHUNK)
@@ -150,7 +121,7 @@ class Ticks:
         if chunk > 0:
             # The period is known well by now; it may drift a little with temperature.
             known = DRIFT if grid is None else max(DRIFT, 3 * grid.period_error_s / first_s)
-            grid = self._fit(chunk, first_s, known, 12)
+            grid = self._fit(chunk, first_s, known)
         period_s = first_s if grid is None else grid.period_s
         # Only a counter's last movement before a sample shows, and that is at most one period old.
         earliest = np.maximum(earliest, latest - period_s)
@@ -165,7 +136,9 @@ class Ticks:
             tick = np.where((outside > slack_s) & (tick + period_s - latest < outside), tick + period_s, tick)
             # The sample lies so close to a tick that it may show this one or the one before.
             unclear = (tick > latest - slack_s) & (tick - period_s >= self.earliest_s[low:high] - slack_s)
-            self._centre[low:high] = np.clip(tick, earliest, latest)
+            within = np.clip(tick, earliest, latest)
+            # Either the tick strayed, or a sample was not of the moment it says.
+            self._centre[low:high], self._own[low:high] = within, np.abs(within - tick) / math.sqrt(3)
             middle_s = (self.latest_s[low] + self.latest_s[high - 1]) / 2
             self._tilt[low:high] = (latest - middle_s) / period_s * grid.period_error_s
             self._common[low:high] = np.minimum(abs(grid.room_s) / 3, (latest - earliest) / math.sqrt(12))
@@ -173,90 +146,8 @@ class Ticks:
         self._done[chunk] = True
 
 
-def fit_grid(
-    earliest_s: Floats, latest_s: Floats, broken: NDArray[np.bool_], period_s: float, looseness: float, start: int
-) -> Grid:
-    """Fit a regular grid to brackets, each of which holds the last tick before its end.
-
-    A straight line through the brackets' middles over their ordinal numbers gives the period. It starts with few
-    brackets, whose numbers are certain, and numbers the next ones by what it has learnt.
-
-    Args:
-        earliest_s: lower ends, seconds, `(brackets,)`.
-        latest_s: upper ends, not decreasing.
-        broken: whether ticks may have gone unseen between a bracket and the one before it.
-        period_s: first idea of the period.
-        looseness: relative standard error of that idea.
-        start: how many brackets to begin with.
-    """
-    origin = float(latest_s[0])
-    lo, hi = earliest_s - origin, latest_s - origin
-    count = len(lo)
-    # A bracket shorter than the period holds exactly one tick.
-    lone = (hi - lo < 0.97 * period_s) & ~broken
-    wide = np.flatnonzero(~lone[1:]) + 1
-    used = min(count, start, max(int(wide[0]), 4) if len(wide) else count)
-    number = np.cumsum(np.where(lone, 1.0, np.maximum(1.0, np.round((hi - lo) / period_s - 0.5)))) - 1
-    phase_s = 0.0
-    while True:
-        top = hi[:used]
-        bottom = np.maximum(lo[:used], top - period_s)
-        period_s, phase_s, tightness = _line(number[:used], (bottom + top) / 2, top - bottom, period_s, looseness)
-        if used == count:
-            break
-        used = min(count, used + max(3, 3 * used // 4))
-        looseness = min(looseness, 3 / math.sqrt(tightness) / period_s + 1e-5)
-        number[:used] = _number(lo[:used], hi[:used], broken[:used], phase_s, period_s)
-    # The line weighs brackets by their width alone; which grid they allow is told by their ends. Of the periods the
-    # line allows take the one that leaves most room, and the middle of that room; a few brackets may be outliers.
-    periods_s = period_s + np.linspace(-2.5, 2.5, 21) / math.sqrt(tightness)
-    outliers = count // 100
-    tops = np.partition(hi - np.outer(periods_s, number), outliers, axis=1)[:, outliers]
-    bottoms = np.partition(lo - np.outer(periods_s, number), count - 1 - outliers, axis=1)[:, count - 1 - outliers]
-    rooms = tops - bottoms
-    best = int(np.argmax(rooms))
-    # Periods that leave nearly as much room, or any at all, are as good.
-    allowed = periods_s[rooms >= min(0.0, float(rooms[best]) - ALLOWANCE_S)]
-    error_s = max(float(np.ptp(allowed)), float(periods_s[1] - periods_s[0])) / math.sqrt(12)
-    period_s, highest, lowest = float(periods_s[best]), float(tops[best]), float(bottoms[best])
-    phase_s = (highest + lowest) / 2
-    top, bottom = hi - number * period_s, lo - number * period_s
-    missed = (top < phase_s - 0.1 * period_s) | (bottom > phase_s + 0.1 * period_s)
-    return Grid(phase_s + origin, period_s, highest - lowest, float(np.count_nonzero(missed)) / count, error_s)
-
-
-def _line(number: Floats, middle: Floats, width: Floats, period_s: float, looseness: float) -> tuple[float, ...]:
-    """Period, phase and the precision of the period, by least squares with a prior on the period."""
-    weight = 1 / (width * width / 12 + 1e-6)
-    # Sums are exact and so the same on every machine, whatever its vector unit: figures are verified to the last bit.
-    total = _sum(weight)
-    mean_number, mean_middle = _sum(weight * number) / total, _sum(weight * middle) / total
-    off = number - mean_number
-    spread, prior = _sum(weight * off * off), 1 / (looseness * period_s) ** 2
-    slope = (_sum(weight * off * (middle - mean_middle)) + prior * period_s) / (spread + prior)
-    return slope, mean_middle - mean_number * slope, spread + prior
-
-
-def _number(lo: Floats, hi: Floats, broken: NDArray[np.bool_], phase_s: float, period_s: float) -> Floats:
-    """Which tick of the grid each bracket's last one is; brackets shorter than a period count one by one."""
-    wide = (hi - lo >= 0.97 * period_s) | broken
-    wide[0] = True
-    starts: Ints = np.flatnonzero(wide)
-    run = np.cumsum(wide) - 1
-    local = np.arange(len(lo)) - starts[run]
-    # Inside a run every bracket allows the run's first tick a range of numbers; they have one number in common.
-    highest = np.minimum.reduceat((hi - phase_s) / period_s - local, starts)
-    lowest = np.maximum.reduceat((np.maximum(lo, hi - period_s) - phase_s) / period_s - local, starts)
-    number: Floats = np.round((highest + lowest) / 2)[run] + local
-    return number
-
-
 def _seen_period(earliest_s: Floats, latest_s: Floats) -> float | None:
     """The period between brackets so narrow that no tick between two of them went unseen, or None."""
     gap, width = np.diff(latest_s), latest_s - earliest_s
     clear = np.maximum(width[1:], width[:-1]) < 0.35 * gap
     return float(np.median(gap[clear])) if clear.any() else None
-
-
-def _sum(values: Floats) -> float:
-    return math.fsum(values.tolist())

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from clisonix.meter.missed import find_missed
-from clisonix.meter.roughness import Samples, roughness, typical
+from clisonix.meter.roughness import Samples, roughness, typical, wander
 from clisonix.meter.ticks import CHUNK, Floats, Ints, Ticks
 
 REACH = 32
@@ -34,7 +34,8 @@ class Pieces:
         before_w: mean power of the piece before; of this one where there is none.
         after_w: likewise after.
         step: where the power steps from `before_w` to `after_w`, as a share of the gap; NaN where it does not.
-        rough_w: how much power may vary inside, see `roughness`.
+        rough_w: how much power may vary inside, see `roughness`; with power samples what they leave unexplained.
+        wander_w: how much it does vary inside as power samples show, see `wander`; NaN without.
         own_s: standard error of the tick before, on its own.
         own_after_s: likewise of the tick after.
         common_s: standard error that all ticks of its chunk have in common.
@@ -51,6 +52,7 @@ class Pieces:
     after_w: Floats
     step: Floats
     rough_w: Floats
+    wander_w: Floats
     own_s: Floats
     own_after_s: Floats
     common_s: Floats
@@ -141,11 +143,22 @@ class Timeline:
         after_w = np.concatenate([power_w[1:], power_w[-1:]])
         usual_w = typical(np.abs(change_w), 8, len(power_w))
         step = _steps(power_w, before_w, after_w, usual_w)
-        rough_w = roughness(power_w, ~np.isnan(step), time_s, self._samples)
+        stepped = ~np.isnan(step)
+        rough_w = roughness(power_w, stepped)
+
+        def expected(which: Ints, share: Floats) -> Floats:
+            two_w = np.where(share < step[which], before_w[which], after_w[which])
+            return np.where(stepped[which], two_w, power_w[which])
+
+        wander_w = np.full(len(power_w), np.nan)
+        if self._samples is not None and len(power_w):
+            wander_w, unexplained_w = wander(expected, time_s, self._samples)
+            rough_w = np.fmin(rough_w, unexplained_w)
         # What was missed between two ticks of known time may lie between others that are left out.
         missed = np.cumsum(self._missed_j**2)[index]
         pieces = Pieces(
-            time_s[:-1], gap_s, value[:-1], power_w, before_w, after_w, step, rough_w, own_s[:-1], own_s[1:],
+            time_s[:-1], gap_s, value[:-1], power_w, before_w, after_w, step, rough_w, wander_w,
+            own_s[:-1], own_s[1:],
             np.maximum(common_s[:-1], common_s[1:]), known.tilt_s[1:],
             np.sqrt(np.maximum(np.diff(missed), 0.0)), index[1:],
         )  # fmt: skip

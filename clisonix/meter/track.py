@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from array import array
+from bisect import bisect_left
 from collections.abc import Callable
 
 import numpy as np
@@ -44,6 +45,11 @@ class Track:
 
     def __len__(self) -> int:
         return len(self._t_s)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds from the first sample to the last."""
+        return self._t_s[-1] - self._t_s[0] if self._t_s else 0.0
 
     @property
     def last_s(self) -> float | None:
@@ -111,6 +117,14 @@ class Track:
             reason=f"{info.device} was lost: {now[0]}" if now else None,
             detail=str(info.parameters.get("how", info.source)), uuid=info.parameters.get("uuid"),
         )  # fmt: skip
+
+    def recent(self, seconds: float, count: int) -> tuple[list[float], list[float]]:
+        """Times in seconds and joules of the last samples: those of the last `seconds`, and at least `count`."""
+        with self._writing:
+            n = min(len(self._t_s), len(self._joules))
+            first = bisect_left(self._t_s, self._t_s[n - 1] - seconds, 0, n) if n else 0
+            first = max(0, min(first, n - count))
+            return list(self._t_s[first:n]), list(self._joules[first:n])
 
     def _append(self, t_s: float, joules: float) -> None:
         with self._writing:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -11,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from clisonix.errors import ClisonixError
-from clisonix.files import cannot_write, read_json, write_json
+from clisonix.files import append_lines, cannot_write, read_json, write_json
 from clisonix.meter.conditions import conditions, node
 from clisonix.meter.record import FILE_NAME as RECORD
 from clisonix.train.checkpoint import clear_drafts, list_checkpoints
@@ -125,15 +123,7 @@ class RunFolder:
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Append one JSON line to the log."""
-        path = self.path / LOG
-        try:
-            with path.open("ab+") as file:
-                # A kill in the middle of a line must not spoil the next one.
-                if file.tell() and file.seek(-1, os.SEEK_END) and file.read(1) != b"\n":
-                    file.write(b"\n")
-                file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
-        except OSError as error:
-            raise cannot_write(path, error) from error
+        append_lines(self.path / LOG, [line])
 
 
 def utc_now() -> str:

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from clisonix.meter import Energy, Meter
+from clisonix.meter import Meter
 from clisonix.meter.record import Record, read_record
 from clisonix.train.config import RunConfig
 from clisonix.train.finish import finish, write_predictions
@@ -23,8 +23,8 @@ from clisonix.train.task import open_task
 class Progress(Protocol):
     """Somebody who watches a run."""
 
-    def begin(self, steps: int, done: int) -> None: ...
-    def step(self, step: int, energy: Energy) -> None: ...
+    def begin(self, steps: int, done: int, meter: Meter) -> None: ...
+    def step(self, step: int) -> None: ...
     def say(self, sentence: str) -> None: ...
 
 
@@ -85,7 +85,7 @@ def train(
 
 def _train_epochs(learner: Learner, run: RunFolder, meter: Meter, watch: Progress) -> None:
     settings = learner.config.train
-    watch.begin(learner.steps, learner.step)
+    watch.begin(learner.steps, learner.step, meter)
     saved_s = time.monotonic()
     while learner.epoch < settings.epochs:
         if learner.due_for_compression:
@@ -96,7 +96,7 @@ def _train_epochs(learner: Learner, run: RunFolder, meter: Meter, watch: Progres
         over = True
         with meter.window(name):
             for step in learner.advance():
-                watch.step(step, meter.energy_so_far())
+                watch.step(step)
                 if time.monotonic() - saved_s >= settings.checkpoint_every_s:
                     over = False
                     break
@@ -154,6 +154,6 @@ def _own_randomness(seed: int, device: torch.device) -> Iterator[None]:
 
 
 class _Silent:
-    def begin(self, steps: int, done: int) -> None: ...
-    def step(self, step: int, energy: Energy) -> None: ...
+    def begin(self, steps: int, done: int, meter: Meter) -> None: ...
+    def step(self, step: int) -> None: ...
     def say(self, sentence: str) -> None: ...

@@ -19,6 +19,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from datetime import UTC, datetime
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +81,13 @@ def peers(library: Path, folder: Path, site: str | None, quick: bool) -> dict[st
             absent[tool] = f"failed: {err.strip().splitlines()[-1] if err.strip() else 'no output'}"
         else:
             rows += json.loads(out)
-    return {"absent": absent, "table": _table(rows), "rows": rows}
+    columns = ("tool", "gpu", "length", "joules", "true", "low", "high")
+    every = [[_short(row.get(column)) for column in columns] for row in rows]
+    return {"absent": absent, "table": _table(rows), "columns": columns, "rows": every}
+
+
+def _short(value: Any) -> Any:  # noqa: ANN401
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def _absent(tool: str, site: str) -> str | None:
@@ -110,25 +118,47 @@ def _table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return table
 
 
+def commit() -> str | None:
+    """The checkout's commit, and whether files differ from it; None outside of a checkout."""
+    root = Path(__file__).parents[2]
+    try:
+        asked = [["git", "rev-parse", "--short=12", "HEAD"], ["git", "status", "--porcelain", "-uno"]]
+        head, changed = (
+            subprocess.run(a, cwd=root, check=True, capture_output=True, text=True).stdout for a in asked
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.strip() + (" with changes" if changed.strip() else "")
+
+
+def _peer_versions(site: str | None) -> dict[str, str]:
+    found = (next(iter(distributions(name="zeus", path=[site])), None)) if site else None
+    return {} if found is None else {"zeus": found.version}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0] if __doc__ else None)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to run")
     parser.add_argument("--peers", help="folder with Zeus, as made by pip install --target")
     parser.add_argument("--quick", action="store_true", help="few repetitions, to see that it works")
     parser.add_argument("--json", action="store_true", help="one line instead of indented")
-    parser.add_argument("--out", type=Path, help="also write everything, rows included, to this file")
+    parser.add_argument(
+        "--out", type=Path, help="also write the parts, rows included, to this file; others in it stay"
+    )
     arguments = parser.parse_args()
     if compiler() is None:
         sys.exit("there is no C compiler to build the stand-in for libnvidia-ml")
     quick = arguments.quick
-    found: dict[str, Any] = {"load_average_before": uptime()}
+    found: dict[str, Any] = {}
+    before = uptime()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         library = build(folder)
         if "coverage" in arguments.only:
             found["coverage"] = {
-                "virtual time, with power samples": coverage(library, folder, quick),
-                "virtual time, counter alone": coverage(library, folder, quick, samples=False),
+                "with power samples": coverage(library, folder, quick),
+                "with power samples that are means over a second": coverage(library, folder, quick, 1.0),
+                "counter alone": coverage(library, folder, quick, None),
             }
         if "accuracy" in arguments.only:
             found["accuracy, virtual time"] = accuracy(library, folder, quick)
@@ -144,14 +174,21 @@ def main() -> None:
         if "slowdown" in arguments.only:
             found["slowdown"] = slowdown(*((4, 0.2) if quick else (40, 0.8)))
         if "attribution" in arguments.only:
-            found["attribution"] = attribution(3 if quick else 11)
-    found["load_average_after"] = uptime()
+            found["attribution"] = attribution(5 if quick else 61)
     if arguments.out:
-        whole = {**found, "hardware": hardware(), "software": software(("clisonix", "torch", "numpy", "codecarbon"))}
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(whole, indent=1) + "\n")
+        old = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {}
+        versions = software(("clisonix", "torch", "numpy", "codecarbon", "nvidia-ml-py"))
+        stamp = {
+            "utc": datetime.now(UTC).isoformat(timespec="seconds"), "commit": commit(),
+            "load_average_before": before, "load_average_after": uptime(),
+            "hardware": hardware(), "software": {**versions, **_peer_versions(arguments.peers)},
+        }  # fmt: skip
+        recorded = {**old.get("recorded", {}), **dict.fromkeys(arguments.only, stamp)}
+        arguments.out.write_text(json.dumps({**old, **found, "recorded": recorded}) + "\n")
     for part in ("peers, real time",):
         found.get(part, {}).pop("rows", None)
+        found.get(part, {}).pop("columns", None)
     found.get("slowdown", {}).get("wall", {}).pop("every", None)
     found.get("slowdown", {}).get("cpu", {}).pop("every", None)
     print(json.dumps(found, indent=None if arguments.json else 2))

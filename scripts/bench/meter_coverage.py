@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from virtual_gpus import BEGAN_S, Played, play
 
-from clisonix.meter.intervals import wilson
+from clisonix.meter import mean_interval
 
-GPUS = 32
+GPUS = 64
 SECONDS = 60.0
-WINDOWS = 64
-"""For each GPU: 32 x 64 windows of each kind of load."""
+WINDOWS = 40
+"""For each GPU: 64 x 40 windows of each kind of load."""
 Make = Callable[[np.random.Generator], str]
 
 
@@ -87,30 +87,45 @@ PROMISED: dict[str, Make] = {
 FURTHER: dict[str, Make] = {"switching within a tick": fast, "ramps": ramp, "training steps": training}
 
 
-def coverage(library: Path, folder: Path, quick: bool, samples: bool = True) -> dict[str, Any]:
-    """Coverage by kind of load, and over the five kinds that are promised together."""
+def coverage(library: Path, folder: Path, quick: bool, average_s: float | None = 0.0) -> dict[str, Any]:
+    """Coverage by kind of load, and over the five kinds that are promised together.
+
+    Windows of one GPU share its load and its counter's phase; the intervals of the coverage are therefore Student's t
+    over the GPUs.
+
+    Args:
+        library: the stand-in.
+        folder: for its configuration.
+        quick: few windows.
+        average_s: each of the driver's power samples is a mean over so many seconds; None: the driver keeps none.
+    """
     rng = np.random.default_rng(20)
     gpus, windows = (8, 16) if quick else (GPUS, WINDOWS)
     rows: dict[str, Any] = {}
-    hits: dict[str, int] = {}
+    shares: dict[str, list[float]] = {}
     for kind, make in {**PROMISED, **FURTHER}.items():
         options = []
         for _ in range(gpus):
             jitter_s = 1.7 * rng.choice([0, 0.0003, 0.001, 0.002])
-            options.append(make(rng) + f"phase_s {rng.uniform(0, 0.1):.4f}\njitter_s {jitter_s:.5f}\n")
-        rows[kind], hits[kind] = _row(play(library, folder, options, SECONDS, seed=3, samples=samples), rng, windows)
-    held = sum(hits[kind] for kind in PROMISED)
+            options.append(
+                make(rng) + f"phase_s {rng.uniform(0, 0.1):.4f}\njitter_s {jitter_s:.5f}\n"
+                f"sample_average_s {average_s or 0.0}\n"
+            )  # fmt: skip
+        run = play(library, folder, options, SECONDS, seed=3, samples=average_s is not None)
+        rows[kind], shares[kind] = _row(run, rng, windows)
+    held = [share for kind in PROMISED for share in shares[kind]]
+    _, low, high = mean_interval(held)
     count = sum(rows[kind]["windows"] for kind in PROMISED)
-    low, high = wilson(held, count)
-    total = {"windows": count, "covered": held / count, "low": low, "high": high}
+    total = {"windows": count, "covered": float(np.mean(held)), "low": low, "high": high}
     return {"by_load": rows, "promised_loads_together": total}
 
 
-def _row(run: Played, rng: np.random.Generator, windows: int) -> tuple[dict[str, Any], int]:
+def _row(run: Played, rng: np.random.Generator, windows: int) -> tuple[dict[str, Any], list[float]]:
     hit, bounded, error, half, truths, raw = [], [], [], [], [], []
     unknown: list[str] = []
+    shares = []
     for gpu in range(len({s.info.device for s in run.trace.series})):
-        series = run.counter(gpu)
+        series, first = run.counter(gpu), len(hit)
         for _ in range(windows):
             length_s = float(np.exp(rng.uniform(np.log(0.05), np.log(8))))
             start_s = BEGAN_S + float(rng.uniform(0.5, SECONDS - 1 - length_s))
@@ -126,17 +141,21 @@ def _row(run: Played, rng: np.random.Generator, windows: int) -> tuple[dict[str,
             truths.append(truth)
             edges = np.searchsorted(series.t_s, [start_s, start_s + length_s], side="right") - 1
             raw.append(float(series.joules[edges[1]] - series.joules[edges[0]]) - truth)
+        shares.append(float(np.mean(hit[first:])))
     errors, truth_j, raw_j = np.array(error), np.array(truths), np.array(raw)
+    _, low, high = mean_interval(shares)
     return {
         "windows": len(hit),
         "unknown": len(unknown),
         "covered": float(np.mean(hit)),
+        "covered_low": low,
+        "covered_high": high,
         "hard_bounds_hold": float(np.mean(bounded)),
         "rms_error_j": float(np.sqrt(np.mean(errors**2))),
         "rms_error_of_the_raw_counter_j": float(np.sqrt(np.mean(raw_j**2))),
         "bias": float(errors.sum() / truth_j.sum()),
         "median_half_width": float(np.median(np.array(half) / truth_j)),
-    }, int(np.sum(hit))
+    }, shares
 
 
 def accuracy(library: Path, folder: Path, quick: bool) -> dict[str, Any]:

@@ -91,7 +91,112 @@ def main() -> None:
             "",
             "`python scripts/bench/overheads.py > docs/results/overheads.json`; medians of alternating repetitions, CPU.",
         ]
+    meter = RESULTS / "meter.json"
+    if meter.is_file():
+        lines += metered(json.loads(meter.read_text()))
     write_bytes(RESULTS / "README.md", ("\n".join(lines) + "\n").encode())
+
+
+def metered(m: dict[str, Any]) -> list[str]:
+    """The meter's accuracy, beside its peers, and its cost."""
+    lines = [
+        "",
+        "## The meter",
+        "",
+        "On a stand-in for the NVML library whose power is known at every moment, through the real binding. No GPU.",
+        "",
+        "Share of windows (0.05 to 8 s) whose true energy lies in the 95 % interval, in virtual time; intervals over GPUs:",
+        "",
+        "| load | " + " | ".join(m["coverage"]) + " |",
+        "|---" * (1 + len(m["coverage"])) + "|",
+    ]
+    kinds = list(next(iter(m["coverage"].values()))["by_load"])
+    for kind in kinds:
+        cells = [share(scenario["by_load"][kind]) for scenario in m["coverage"].values()]
+        lines.append(f"| {kind} | " + " | ".join(cells) + " |")
+    totals = [scenario["promised_loads_together"] for scenario in m["coverage"].values()]
+    lines.append(f"| first five together ({totals[0]['windows']} windows) | " + " | ".join(map(share, totals)) + " |")
+    worst = min(r["hard_bounds_hold"] for s in m["coverage"].values() for r in s["by_load"].values())
+    a = m["accuracy, virtual time"]
+    lines += [
+        "",
+        f"The hard bounds hold in {100 * worst:g} % of all of them. A load that switches in step with the counter is",
+        "invisible to the counter alone, and to samples that are themselves means over a second; that is what is missing there.",
+        "",
+        "Steady load, rms error: "
+        + ", ".join(f"{100 * v:.2f} % at {k}" for k, v in a["steady_rms"].items())
+        + ". Steps of "
+        + ", ".join(f"{k}: mean bias {100 * v['mean_bias']:+.3f} %" for k, v in a["steps"].items())
+        + "; their sum is that of the whole to "
+        + f"{max(v['sum_differs_from_whole_j'] for v in a['steps'].values()):.0e} J.",
+        "",
+        "Every meter in a process of its own, at once, on the same power in real time; rms error of a window's energy (share of",
+        "windows that read 0). Windows of 3.3 s last a whole number of the counter's ticks, which flatters a raw difference:",
+        "",
+    ]
+    table = m["peers, real time"]["table"]
+    tools = list(dict.fromkeys(row["tool"] for row in table))
+    lines += ["| load | window | " + " | ".join(tools) + " |", "|---" * (2 + len(tools)) + "|"]
+    for load, length_s in dict.fromkeys((row["load"], row["window_s"]) for row in table):
+        cells = []
+        for tool in tools:
+            row = next((r for r in table if (r["tool"], r["load"], r["window_s"]) == (tool, load, length_s)), None)
+            zeros = f" ({100 * row['zeros']:.0f} % are 0)" if row and row["zeros"] else ""
+            cells.append(f"{100 * row['rms_error']:.1f} %{zeros}" if row else "–")
+        lines.append(f"| {load} | {length_s} s | " + " | ".join(cells) + " |")
+    lines += [f"\n{tool}: {why}." for tool, why in m["peers, real time"]["absent"].items()]
+    lines += ["", "| what the meter costs | no GPU | one GPU of the stand-in |", "|---|---|---|"]
+    for key, name, scale, unit in (
+        ("import_s", "import beyond torch", 1e3, "ms"), ("import_cpu_s", "the same, CPU time", 1e3, "ms"),
+        ("start_s", "make and start", 1e3, "ms"), ("window_cpu_s", "one window, CPU time", 1e6, "µs"),
+        ("sampling_share", "sampling", 100, "% of a core"),
+    ):  # fmt: skip
+        both = [
+            f"{scale * c[key]['median']:.3g} {unit} (best {scale * c[key]['best']:.3g})" for c in m["cost"].values()
+        ]
+        lines.append(f"| {name} | " + " | ".join(both) + " |")
+    slow, of = m["slowdown"], m["attribution"]
+    cpu, wall = slow["cpu"], slow["wall"]
+    ratios, fastest = (
+        ", ".join(f"{name} {ratio:.2f}" for name, ratio in of[which].items())
+        for which in ("ratio_to_isolated_repeats", "ratio_of_the_fastest")
+    )
+    lines += [
+        "",
+        f"Training with a window around each step, against the same without, {slow['pairs']} alternating pairs: "
+        f"{100 * cpu['mean']:+.2f} % CPU time ({100 * cpu['low']:+.2f} to {100 * cpu['high']:+.2f}), "
+        f"{100 * wall['mean']:+.2f} % wall time ({100 * wall['low']:+.2f} to {100 * wall['high']:+.2f}). An interval of "
+        f"±0.1 % on this machine would need {cpu['pairs_for_an_interval_of_0.1_percent']} and "
+        f"{wall['pairs_for_an_interval_of_0.1_percent']} pairs.",
+        "",
+        f"CPU time attributed to a layer inside a model, over the same layer run alone: {fastest} "
+        f"(the fastest of {of['rounds']} alternating rounds); medians, with the noise of a shared machine: {ratios}.",
+        "",
+        *recorded(m["recorded"]),
+        "",
+        "`python scripts/bench/meter.py --json --peers DIR --out docs/results/meter.json`, where DIR holds Zeus.",
+    ]
+    return lines
+
+
+def recorded(stamps: dict[str, dict[str, Any]]) -> list[str]:
+    """One line per run of the benchmark, with the parts that it measured."""
+    lines = []
+    for utc in sorted({stamp["utc"] for stamp in stamps.values()}):
+        parts = [part for part, stamp in stamps.items() if stamp["utc"] == utc]
+        stamp = stamps[parts[0]]
+        versions = ", ".join(f"{name} {version}" for name, version in stamp["software"].items() if name != "system")
+        lines.append(
+            f"- {', '.join(parts)}: {utc[:10]}, commit {stamp['commit']}, {stamp['hardware']['cpu']} with "
+            f"{stamp['hardware']['cores']} cores, shared with other work (load {stamp['load_average_before'][0]:.1f} before, "
+            f"{stamp['load_average_after'][0]:.1f} after); {versions}."
+        )
+    return lines
+
+
+def share(row: dict[str, Any]) -> str:
+    low, high = (row.get("covered_low", row.get("low")), row.get("covered_high", row.get("high")))
+    return f"{100 * row['covered']:.1f} % ({100 * low:.1f}–{min(100.0, 100 * high):.1f})"
 
 
 def span(figure: dict[str, Any], digits: int, most: float = float("inf")) -> str:

@@ -85,3 +85,33 @@ def test_figures_of_a_stretch_do_not_change_when_the_run_goes_on() -> None:
     whole, part = Ticks(t_s, values, 0.1), Ticks(t_s[:600], values[:600], 0.1)
     # Two chunks on, the first is complete.
     assert whole.known(0, 100).time_s.tolist() == part.known(0, 100).time_s.tolist()
+
+
+def test_late_and_wrongly_timed_samples_are_outvoted() -> None:
+    periods, wrong, count = [], 0, 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        read_s = np.sort(times(6.0, 0.08944, seed) + (rng.random(len(times(6.0, 0.08944, seed))) < 0.2) * 0.08)
+        phase_s = float(rng.uniform(0, 0.1))
+        values, shown_s = sampled(read_s, 0.1, phase_s)
+        # One in twenty was read up to 30 ms before the moment it is taken for.
+        t_s = np.maximum.accumulate(read_s + (rng.random(len(read_s)) < 0.05) * rng.uniform(0, 0.03, len(read_s)))
+        ticks = Ticks(t_s, values, 0.1)
+        known = ticks.known(0, len(ticks))
+        error_s = known.time_s - shown_s[ticks.at[known.index]]
+        periods.append(ticks.period_s)
+        wrong, count = wrong + int(np.sum(np.abs(error_s) > 0.03)), count + len(error_s)
+    assert np.mean(np.abs(np.array(periods) / 0.1 - 1) < 0.01) > 0.9, periods
+    assert wrong < 0.02 * count, (wrong, count)
+
+
+def test_a_counter_that_stood_still_for_long_keeps_its_beat() -> None:
+    t_s = times(20.0, 0.08944)
+    values, shown_s = sampled(t_s, 0.1, 0.04)
+    still = (t_s > 7.0) & (t_s < 12.0)
+    values = np.where(still, values[np.searchsorted(t_s, 7.0)], values)
+    ticks = Ticks(t_s, values, 0.1)
+    known = ticks.known(0, len(ticks))
+    error_s = known.time_s - shown_s[ticks.at[known.index]]
+    assert ticks.period_s == pytest.approx(0.1, rel=0.002)
+    assert float(np.abs(error_s).max()) < 0.01

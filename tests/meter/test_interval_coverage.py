@@ -144,3 +144,45 @@ def test_power_samples_betray_switching_that_the_counter_averages_out(library: P
         for samples in (True, False)
     )
     assert (with_samples.high or 0) - (with_samples.low or 0) > 3 * ((without.high or 0) - (without.low or 0))
+
+
+def test_on_a_busy_machine_a_reset_stays_inside_its_interval(library: Path, tmp_path: Path) -> None:
+    # A fifth of the samples is up to 0.1 s late, in runs too short to learn the counter's period well.
+    inside, before, worst = [], [], 0.0
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        gpus = [
+            f"load steady 500\nphase_s {rng.uniform(0, 0.1):.4f}\nfault reset {rng.uniform(12.5, 13.5):.3f}\n"
+            for _ in range(16)
+        ]
+        run = play(library, tmp_path, gpus, 6.0, seed=seed, very_late=(0.2, 0.1))
+        for gpu in range(len(gpus)):
+            for start, end, hits in ((1.6, 4.4, inside), (0.7, 1.6, before)):
+                found = run.energy(gpu, BEGAN_S + start, BEGAN_S + end)
+                truth = run.truth(gpu, BEGAN_S + start, BEGAN_S + end)
+                hits.append((found.low or 0.0) <= truth <= (found.high or 0.0))
+                worst = max(worst, abs((found.joules or 0.0) / truth - 1))
+    assert np.mean(inside) > 0.98, np.mean(inside)
+    assert np.mean(before) > 0.9, np.mean(before)
+    # No tick was taken for its neighbour.
+    assert worst < 0.03, worst
+
+
+@pytest.mark.parametrize("period_s", [0.09, 0.1, 0.11])
+def test_power_samples_show_steps_that_keep_time_with_the_counter(
+    library: Path, tmp_path: Path, period_s: float
+) -> None:
+    rng, hits, widths = np.random.default_rng(3), [], []
+    gpus = [
+        f"load square 150 600 {period_s} {duty}\nphase_s {0.01 * k}" for k, duty in enumerate((0.3, 0.5, 0.7) * 3)
+    ]
+    run = play(library, tmp_path, gpus, 20.0)
+    for gpu in range(len(gpus)):
+        for start_s in (BEGAN_S + rng.uniform(1, 15, 30)).tolist():
+            found = run.energy(gpu, start_s, start_s + 0.73)
+            truth = run.truth(gpu, start_s, start_s + 0.73)
+            hits.append((found.low or 0.0) <= truth <= (found.high or 0.0))
+            widths.append(((found.high or 0.0) - (found.low or 0.0)) / truth)
+    # Every tick of the counter is alike, so that alone it would take the load for steady and be right in a third.
+    assert np.mean(hits) > 0.8, np.mean(hits)
+    assert np.median(widths) < 0.15

@@ -7,12 +7,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from meter_fakes import ExactCounter, TickingCounter, World, sampled
 
 from clisonix.errors import ClisonixError
-from clisonix.meter import CpuTimeModel, Flag, Meter, Reason, Recorder, Trace
+from clisonix.meter import CpuTimeModel, Flag, Meter, NvmlSamples, Reason, Recorder, Trace
 
 FORK = """
 import os, sys, time
@@ -119,6 +120,48 @@ def test_a_clock_that_is_merely_set_is_no_sleep() -> None:
     recorder = Recorder([ExactCounter(world)], clock=world.clock, awake=lambda: world.clock() * (1 + 1e-5))
     sampled(world, recorder, 20.0, 100.0)
     assert recorder.trace().jumps == ()
+
+
+class Driver:
+    """Keeps a power sample every 20 ms, stamped by the wall clock, as NVML does."""
+
+    NVMLError = type("NVMLError", (Exception,), {})
+
+    def __init__(self, world: World) -> None:
+        self.world, self.wall_ahead_s, self.kept = world, 1.7e9, list[SimpleNamespace]()
+        self.made_s = world.now_s
+
+    def wall(self) -> float:
+        while self.made_s + 0.02 <= self.world.now_s:
+            self.made_s += 0.02
+            watts = (self.world.true_j(self.made_s) - self.world.true_j(self.made_s - 0.02)) / 0.02
+            stamp_us = int(1e6 * (self.made_s + self.wall_ahead_s))
+            self.kept.append(SimpleNamespace(timeStamp=stamp_us, sampleValue=SimpleNamespace(uiVal=int(1e3 * watts))))
+        return self.world.now_s + self.wall_ahead_s
+
+    def nvmlDeviceGetSamples(self, handle: object, kind: int, seen_us: int) -> tuple[int, list[SimpleNamespace]]:  # noqa: N802
+        self.wall()
+        return 1, [sample for sample in self.kept[-120:] if sample.timeStamp > seen_us]
+
+
+@pytest.mark.parametrize("step_s", [0.0, 3600.0, -3600.0, 5.0, -5.0])
+def test_a_wall_clock_that_is_set_costs_the_power_samples_no_energy(step_s: float) -> None:
+    world = World()
+    driver = Driver(world)
+    counter = TickingCounter(world)
+    counter.parameters["uuid"] = "GPU-1"
+    sensor = NvmlSamples(counter, driver, None, world.clock, driver.wall)  # type: ignore[arg-type]
+    recorder = Recorder([sensor], clock=world.clock)
+    sampled(world, recorder, 3.0, 300.0, 0.09)
+    with recorder.window("w"):
+        sampled(world, recorder, 2.3, 300.0, 0.09)
+        driver.wall()  # what is kept so far bears stamps of the old time
+        driver.wall_ahead_s += step_s
+        sampled(world, recorder, 4.7, 300.0, 0.09)
+    sampled(world, recorder, 3.0, 300.0, 0.09)
+    found = recorder.trace().energy("w")
+    assert found.joules == pytest.approx(2100.0, rel=0.01)
+    assert (found.low or 0) <= 2100.0 <= (found.high or 0)
 
 
 def test_a_process_that_was_stopped_has_a_wider_interval() -> None:

@@ -9,6 +9,7 @@ import clisonix.meter
 from clisonix.meter import Energy, carbon
 carbon(Energy(1.0, 1.0, 1.0, "s", "s", "d"), "FRA")
 heavy = {"pandas", "codecarbon", "pynvml", "jinja2", "scipy", "torch", "rich", "requests"} & set(sys.modules)
+heavy |= {"http.server", "socketserver", "prometheus_client", "tensorboard", "tqdm"} & set(sys.modules)
 assert not heavy, heavy
 """
 

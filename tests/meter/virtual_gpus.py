@@ -39,9 +39,12 @@ def sensors_of(nvml: Any, truth: Truth, samples: bool = True) -> list[Any]:
 
 def play(
     library: Path, folder: Path, gpus: list[str], seconds: float, *, seed: int = 0, samples: bool = True,
-    late_s: float = 0.0003, period_s: float | None = None,
+    late_s: float = 0.0003, very_late: tuple[float, float] = (0.02, 0.03), period_s: float | None = None,
 ) -> Played:  # fmt: skip
-    """Let time pass with the sampling thread's pace, each sample a little late and some very late."""
+    """Let time pass with the sampling thread's pace, each sample a little late and some very late.
+
+    `very_late` is the share of those and how many seconds they are late at most.
+    """
     rng = np.random.default_rng(seed)
     config = configure(folder, gpus, BEGAN_S - 10.0)
     with binding(library, config) as (nvml, truth):
@@ -51,7 +54,11 @@ def play(
         pace, now_s, due_s, count = Pace(0.1, period_s), BEGAN_S, BEGAN_S, 1
         while now_s < BEGAN_S + seconds:
             due_s = max(due_s + pace.next(now_s - BEGAN_S, count), now_s)
-            now_s = due_s + float(rng.exponential(late_s)) + (rng.random() < 0.02) * float(rng.uniform(0, 0.03))
+            now_s = (
+                due_s
+                + float(rng.exponential(late_s))
+                + (rng.random() < very_late[0]) * float(rng.uniform(0, very_late[1]))
+            )
             truth.set(now_s)
             count += 1
             if count % 10 == 0:

@@ -21,6 +21,7 @@ static gpu *add_gpu(void) {
   g->limit_count = 1;
   g->limit_at[0] = -1e18;
   g->limit_mw[0] = 700000;
+  g->least_limit_mw = 100000;
   g->load.kind = PERIODIC;
   g->load.parts = 1;
   g->load.power[0] = 500;
@@ -79,6 +80,8 @@ static void set_option(gpu *g, const char *key, const char *text) {
   else if (!strcmp(key, "mig")) g->mig = (int)v;
   else if (!strcmp(key, "set_limit_ok")) g->set_limit_ok = (int)v;
   else if (!strcmp(key, "limit_w")) g->limit_mw[0] = (unsigned)(1000 * v);
+  else if (!strcmp(key, "min_limit_w")) g->least_limit_mw = (unsigned)(1000 * v);
+  else if (!strcmp(key, "limit_file")) snprintf(g->limit_file, sizeof g->limit_file, "%s", text);
   else if (!strcmp(key, "refresh_s")) g->refresh_s = v;
   else if (!strcmp(key, "phase_s")) g->phase_s = v;
   else if (!strcmp(key, "jitter_s")) g->jitter_s = v;
@@ -89,6 +92,29 @@ static void set_option(gpu *g, const char *key, const char *text) {
   else if (!strcmp(key, "delay_s")) g->delay_s = v;
   else if (!strcmp(key, "wobble")) sscanf(text, "%lf %lf", &g->load.wobble_w, &g->load.wobble_s);
   else { fprintf(stderr, "fake nvml: unknown option %s\n", key); exit(96); }
+}
+
+/* The driver outlives every process that asks it: with `limit_file` a limit stays for the next one. */
+static void read_limit(gpu *g) {
+  FILE *file = g->limit_file[0] ? fopen(g->limit_file, "r") : NULL;
+  unsigned mw;
+  if (file && fscanf(file, "%u", &mw) == 1) {
+    g->limit_at[g->limit_count] = -1e17;
+    g->limit_mw[g->limit_count++] = mw;
+  }
+  if (file) fclose(file);
+}
+
+int set_limit(gpu *g, double t, unsigned mw) {
+  if (g->limit_count == MAX_LIMITS) return 0;
+  g->limit_at[g->limit_count] = t;
+  g->limit_mw[g->limit_count++] = mw;
+  FILE *file = g->limit_file[0] ? fopen(g->limit_file, "w") : NULL;
+  if (file) {
+    fprintf(file, "%u\n", mw);
+    fclose(file);
+  }
+  return 1;
 }
 
 void read_config(void) {
@@ -111,5 +137,8 @@ void read_config(void) {
     add_gpu();
     add_gpu()->load.power[0] = 100;
   }
-  for (int i = 0; i < gpu_count; i++) load_prepare(&gpus[i].load);
+  for (int i = 0; i < gpu_count; i++) {
+    load_prepare(&gpus[i].load);
+    read_limit(&gpus[i]);
+  }
 }

@@ -33,7 +33,8 @@ typedef struct {
 
 typedef struct {
   int index, mig, is_instance, set_limit_ok;
-  char name[96], uuid[96], mig_uuid[96];
+  char name[96], uuid[96], mig_uuid[96], limit_file[256];
+  unsigned least_limit_mw;
   double refresh_s, phase_s, jitter_s, average_s, sample_s, sample_average_s, offset_j, delay_s;
   load load;
   fault faults[MAX_FAULTS];
@@ -52,6 +53,7 @@ extern gpu gpus[MAX_GPUS];
 extern int gpu_count;
 extern double origin_s;
 void read_config(void);
+int set_limit(gpu *g, double t, unsigned mw); /* 0 if there is room for no more */
 
 /* truth.c: what the driver would know. Times are CLOCK_MONOTONIC seconds. */
 double fake_now(void);

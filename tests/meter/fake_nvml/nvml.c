@@ -125,17 +125,14 @@ API int nvmlDeviceGetPowerManagementLimit(gpu *g, unsigned *mw) { *mw = g->limit
 API int nvmlDeviceGetEnforcedPowerLimit(gpu *g, unsigned *mw) { return nvmlDeviceGetPowerManagementLimit(g, mw); }
 API int nvmlDeviceGetPowerManagementDefaultLimit(gpu *g, unsigned *mw) { *mw = g->limit_mw[0]; return OK; }
 API int nvmlDeviceGetPowerManagementLimitConstraints(gpu *g, unsigned *low, unsigned *high) {
-  *low = 100000;
+  *low = g->least_limit_mw;
   *high = g->limit_mw[0];
   return OK;
 }
 API int nvmlDeviceSetPowerManagementLimit(gpu *g, unsigned mw) {
   if (!g->set_limit_ok) return NO_PERMISSION;
-  if (mw < 100000 || mw > g->limit_mw[0]) return INVALID;
-  if (g->limit_count == MAX_LIMITS) return INSUFFICIENT_SIZE;
-  g->limit_at[g->limit_count] = fake_now();
-  g->limit_mw[g->limit_count++] = mw;
-  return OK;
+  if (mw < g->least_limit_mw || mw > g->limit_mw[0]) return INVALID;
+  return set_limit(g, fake_now(), mw) ? OK : INSUFFICIENT_SIZE;
 }
 
 /* What the peers ask about beside energy */
