@@ -2,6 +2,7 @@
 
     python scripts/bench/liam.py                    every row, as a table
     python scripts/bench/liam.py --json binary svd  some rows, one JSON line each
+    python scripts/bench/liam.py --out FILE binary  and kept in a file, whose other rows stay
 
 Contenders take turns in one process (`timing.py`); the claim is the median ratio of a round. `must` and `aim` are the
 figures that the project set itself beforehand.
@@ -10,6 +11,7 @@ figures that the project set itself beforehand.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import json
 import sys
@@ -21,11 +23,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from raw_record import keep, load_average
 from timing import alternately, best_of, times_faster
 from torch import Tensor
 from torch.nn import functional as F
 
 from clisonix.liam import Binary, Dense, Diagonal, Integer, LowRank, Matrix, Sparse, Ternary
+from clisonix.meter import software
 
 N = 8192
 Row = dict[str, Any]
@@ -83,6 +87,10 @@ def memory() -> Iterator[Row]:
 
     The peak is resident memory, sampled every millisecond, so it counts what libraries allocate by themselves too.
     """
+    # What is freed goes back to the system at once: memory that stays would hide what a product takes.
+    libc = ctypes.CDLL(None)
+    for option in (-3, -1):  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of glibc
+        libc.mallopt(option, 65536)
     forms: dict[str, Callable[[], Matrix]] = {
         "binary": lambda: packed("binary"),
         "ternary": lambda: packed("ternary"),
@@ -169,16 +177,21 @@ def main() -> None:
     known = rows()
     parser.add_argument("rows", nargs="*", help=f"of {', '.join(known)}; all of them when left out")
     parser.add_argument("--json", action="store_true", help="one JSON line for each row")
+    parser.add_argument("--out", type=Path, help="also keep the rows in this file")
     chosen = parser.parse_args()
     unknown = [name for name in chosen.rows if name not in known]
     if unknown:
         parser.error(f"unknown row {unknown[0]!r}; choose from {', '.join(known)}")
     torch.set_num_threads(2)
     for name in chosen.rows or known:
+        before, found = load_average(), []
         for row in known[name]():
+            found.append(row)
             row = {"row": name, **row}
             text = "  ".join(f"{k}={short(v)}" for k, v in row.items())
             print(json.dumps(row) if chosen.json else text, flush=True)
+        if chosen.out:
+            keep(chosen.out, {name: found}, before, software(("scipy", "scikit-learn", "torch-sparse")))
 
 
 def short(value: object) -> str:

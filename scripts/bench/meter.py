@@ -19,7 +19,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -27,10 +26,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "meter"))
 import numpy as np
 from fake_library import build, compiler, configure, environment
-from meter_cost import attribution, cost, slowdown, uptime
+from meter_cost import attribution, cost, slowdown
 from meter_coverage import accuracy, coverage
+from raw_record import keep, load_average
 
-from clisonix.meter import hardware, software
+from clisonix.meter import software
 
 PARTS = ("coverage", "accuracy", "peers", "cost", "slowdown", "attribution")
 LOADS = {
@@ -118,19 +118,6 @@ def _table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return table
 
 
-def commit() -> str | None:
-    """The checkout's commit, and whether files differ from it; None outside of a checkout."""
-    root = Path(__file__).parents[2]
-    try:
-        asked = [["git", "rev-parse", "--short=12", "HEAD"], ["git", "status", "--porcelain", "-uno"]]
-        head, changed = (
-            subprocess.run(a, cwd=root, check=True, capture_output=True, text=True).stdout for a in asked
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return head.strip() + (" with changes" if changed.strip() else "")
-
-
 def _peer_versions(site: str | None) -> dict[str, str]:
     found = (next(iter(distributions(name="zeus", path=[site])), None)) if site else None
     return {} if found is None else {"zeus": found.version}
@@ -150,7 +137,7 @@ def main() -> None:
         sys.exit("there is no C compiler to build the stand-in for libnvidia-ml")
     quick = arguments.quick
     found: dict[str, Any] = {}
-    before = uptime()
+    before = load_average()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         library = build(folder)
@@ -176,16 +163,8 @@ def main() -> None:
         if "attribution" in arguments.only:
             found["attribution"] = attribution(5 if quick else 61)
     if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        old = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {}
-        versions = software(("clisonix", "torch", "numpy", "codecarbon", "nvidia-ml-py"))
-        stamp = {
-            "utc": datetime.now(UTC).isoformat(timespec="seconds"), "commit": commit(),
-            "load_average_before": before, "load_average_after": uptime(),
-            "hardware": hardware(), "software": {**versions, **_peer_versions(arguments.peers)},
-        }  # fmt: skip
-        recorded = {**old.get("recorded", {}), **dict.fromkeys(arguments.only, stamp)}
-        arguments.out.write_text(json.dumps({**old, **found, "recorded": recorded}) + "\n")
+        versions = software(("codecarbon", "nvidia-ml-py"))
+        keep(arguments.out, found, before, {**versions, **_peer_versions(arguments.peers)})
     for part in ("peers, real time",):
         found.get(part, {}).pop("rows", None)
         found.get(part, {}).pop("columns", None)

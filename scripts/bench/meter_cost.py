@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -190,8 +189,3 @@ def attribution(rounds: int) -> dict[str, Any]:
         "residual_share": statistics.median(residual),
         "rounds": rounds,
     }
-
-
-def uptime() -> list[float]:
-    """The machine's load averages: how quiet it was."""
-    return [float(word) for word in Path("/proc/loadavg").read_text().split()[:3]] if Path("/proc").is_dir() else []

@@ -9,6 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from results_liam import algebra
+
 from clisonix.files import write_bytes
 
 RESULTS = Path(__file__).parent.parent.parent / "docs/results"
@@ -91,6 +93,11 @@ def main() -> None:
             "",
             "`python scripts/bench/overheads.py > docs/results/overheads.json`; medians of alternating repetitions, CPU.",
         ]
+    liam = RESULTS / "liam.json"
+    if liam.is_file():
+        content = json.loads(liam.read_text())
+        lines += [*algebra(content), "", *recorded(content["recorded"])]
+        lines += ["", "`python scripts/bench/liam.py --json --out docs/results/liam.json`."]
     meter = RESULTS / "meter.json"
     if meter.is_file():
         lines += metered(json.loads(meter.read_text()))
