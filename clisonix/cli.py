@@ -15,7 +15,7 @@ from rich.console import Console
 from clisonix.errors import ClisonixError
 
 if TYPE_CHECKING:
-    from clisonix.meter.record import Record
+    from clisonix.meter.recording.record import Record
 
 app = typer.Typer(
     help="Train, compress and account for deep learning on physiological signals.",
@@ -126,8 +126,8 @@ def measure(
     ] = False,
 ) -> None:
     """Run any program, write what it cost into a run folder, and exit with the program's exit code."""
-    from clisonix.meter.measure import NotStartedError
-    from clisonix.meter.measure import measure as measure_program
+    from clisonix.meter.program import NotStartedError
+    from clisonix.meter.program import measure as measure_program
 
     try:
         done = measure_program(command, to, seed=seed, place=place, visible=os.environ.get("CUDA_VISIBLE_DEVICES"))
@@ -151,8 +151,8 @@ def report(
 ) -> None:
     """Show what a run gave and what it cost."""
     from clisonix.files import write_bytes
-    from clisonix.meter.record import read_content
-    from clisonix.meter.report import render_html, render_markdown
+    from clisonix.meter.recording.record import read_content
+    from clisonix.meter.reporting.report import render_html, render_markdown
 
     if html + md + as_json > 1:
         raise ClisonixError("give one of --html, --md and --json")
@@ -175,10 +175,10 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Put two runs, or two groups, side by side: time, energy, size and quality, with intervals; b against a."""
-    from clisonix.meter.compare import compare as compare_runs
-    from clisonix.meter.margins import parse_margins
-    from clisonix.meter.runs import two_sides
-    from clisonix.meter.table import comparison_table
+    from clisonix.meter.comparing.compare import compare as compare_runs
+    from clisonix.meter.comparing.margins import parse_margins
+    from clisonix.meter.comparing.runs import two_sides
+    from clisonix.meter.comparing.table import comparison_table
 
     comparison = compare_runs(*two_sides(runs), force=force, margins=parse_margins(margin or (), "--margin"))
     if as_json:
@@ -203,10 +203,10 @@ def gate(
     as_json: Json = False,
 ) -> None:
     """Fail if b regresses against a. Exit codes: 0 none shown; 1 a regression; 2 cannot tell, or bad input."""
-    from clisonix.meter.gate import gate as judge
-    from clisonix.meter.gate_text import append_summary, gate_table
-    from clisonix.meter.margins import parse_margins
-    from clisonix.meter.runs import two_sides
+    from clisonix.meter.comparing.gate import gate as judge
+    from clisonix.meter.comparing.gate_text import append_summary, gate_table
+    from clisonix.meter.comparing.margins import parse_margins
+    from clisonix.meter.comparing.runs import two_sides
 
     margins = parse_margins(max_regress or (), "--max-regress")
     found = judge(*two_sides(runs), margins, prove=prove, within_run=within_run, force=force)
@@ -227,8 +227,8 @@ def merge(
 ) -> None:
     """Put the records of several ranks or nodes together, each physical device counted once."""
     from clisonix.files import write_bytes
-    from clisonix.meter.merge import merge as merge_runs
-    from clisonix.meter.report import render_html
+    from clisonix.meter.recording.merge import merge as merge_runs
+    from clisonix.meter.reporting.report import render_html
 
     record = merge_runs(runs, to)
     write_bytes(to / "report.html", render_html(to).encode())
@@ -243,7 +243,7 @@ def merge(
 @app.command()
 def verify(run: Annotated[Path, typer.Argument(help="Run folder.")], as_json: Json = False) -> None:
     """Recompute every figure of a run from its files; exit 1 if any differs."""
-    from clisonix.meter.verify import verify as verify_run
+    from clisonix.meter.recording.verify import verify as verify_run
 
     findings = verify_run(run)
     wrong = [finding for finding in findings if not finding.ok]
@@ -299,9 +299,9 @@ def sweep_power(
     """Find the power limit at which a command uses least energy; the GPUs' limits are put back afterwards."""
     from clisonix.files import write_json
     from clisonix.meter import sweep_power as sweep
-    from clisonix.meter.command import Command
-    from clisonix.meter.margins import parse_percentage
-    from clisonix.meter.sweep_text import sweep_sentences, sweep_table
+    from clisonix.meter.power.command import Command
+    from clisonix.meter.comparing.margins import parse_percentage
+    from clisonix.meter.power.sweep_text import sweep_sentences, sweep_table
 
     found = sweep(
         Command(command),

@@ -20,8 +20,8 @@ from starlette.routing import Route
 from clisonix.demo.guard import Guard, Seal
 from clisonix.demo.listing import DAMAGED, damage, describe, run_folders
 from clisonix.errors import ClisonixError
-from clisonix.meter.compare import compare
-from clisonix.meter.report import render_html
+from clisonix.meter.comparing.compare import compare
+from clisonix.meter.reporting.report import render_html
 from clisonix.meter.words import quantity, signed
 
 HERE = Path(__file__).parent

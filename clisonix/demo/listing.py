@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clisonix.errors import ClisonixError
-from clisonix.meter.record import FILE_NAME, Record, read_record
+from clisonix.meter.recording.record import FILE_NAME, Record, read_record
 from clisonix.meter.words import number, quantity, span
 
 DAMAGED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)

@@ -3,99 +3,104 @@
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from clisonix.meter.carbon import Carbon, Embodied, Pue, carbon
-    from clisonix.meter.compare import Comparison, Row, compare
-    from clisonix.meter.conditions import conditions, node
-    from clisonix.meter.cpu_model import CpuTimeModel
-    from clisonix.meter.detect import detect
+    from clisonix.meter.comparing.compare import Comparison, Row, compare
+    from clisonix.meter.comparing.gate import Gate, Judgement, gate
+    from clisonix.meter.comparing.gate_text import gate_markdown, gate_table
+    from clisonix.meter.comparing.intervals import mean_interval, t_quantile, wilson
+    from clisonix.meter.comparing.table import comparison_table
+    from clisonix.meter.decorator import Measurement, measured
+    from clisonix.meter.emissions.carbon import Carbon, Embodied, Pue, carbon
+    from clisonix.meter.emissions.factors import Factor, carbon_factor
     from clisonix.meter.energy import Energy, best, modelled
-    from clisonix.meter.factors import Factor, carbon_factor
-    from clisonix.meter.gate import Gate, Judgement, gate
-    from clisonix.meter.gate_text import gate_markdown, gate_table
+    from clisonix.meter.estimation.series import Series
+    from clisonix.meter.following.live import DeviceNow, Live
+    from clisonix.meter.following.metrics_server import MetricsServer, serve_metrics
+    from clisonix.meter.following.rich_column import EnergyColumn
+    from clisonix.meter.following.scalars import energy_postfix, energy_scalars, tensorboard_log
+    from clisonix.meter.following.window_log import JsonlLog
     from clisonix.meter.idle import Split
-    from clisonix.meter.intervals import mean_interval, t_quantile, wilson
-    from clisonix.meter.live import DeviceNow, Live
-    from clisonix.meter.machine import hardware, software
-    from clisonix.meter.measure import MeasuredProgram, NotStartedError, measure
-    from clisonix.meter.measured import Measurement, measured
-    from clisonix.meter.merge import merge
     from clisonix.meter.meter import Meter
-    from clisonix.meter.metrics_server import MetricsServer, serve_metrics
-    from clisonix.meter.nvml import detect_nvml
-    from clisonix.meter.nvml_counter import NvmlEnergy
-    from clisonix.meter.nvml_samples import NvmlSamples
-    from clisonix.meter.power_limit import restore_limits
-    from clisonix.meter.predictions import Predictions, read_predictions
-    from clisonix.meter.ram_model import RamModel
-    from clisonix.meter.rapl import RaplEnergy, detect_rapl
+    from clisonix.meter.power.power_limit import restore_limits
+    from clisonix.meter.power.sweep import Sweep, SweepPoint, sweep_power
+    from clisonix.meter.power.sweep_text import sweep_sentences, sweep_table
+    from clisonix.meter.program import MeasuredProgram, NotStartedError, measure
     from clisonix.meter.reasons import Flag, Reason
-    from clisonix.meter.record import Record, carbon_block, energy_block, file_entries, read_record, write_record
     from clisonix.meter.recorder import Recorder
-    from clisonix.meter.replay import ReplaySensor, replay
-    from clisonix.meter.report import render_html, render_markdown
-    from clisonix.meter.rich_column import EnergyColumn
-    from clisonix.meter.run_folder import RunFolder
-    from clisonix.meter.scalars import energy_postfix, energy_scalars, tensorboard_log
-    from clisonix.meter.sensor import Sensor, SensorInfo, SensorLost, Unavailable
-    from clisonix.meter.series import Series
+    from clisonix.meter.recording.conditions import conditions, node
+    from clisonix.meter.recording.machine import hardware, software
+    from clisonix.meter.recording.merge import merge
+    from clisonix.meter.recording.predictions import Predictions, read_predictions
+    from clisonix.meter.recording.record import (
+        Record,
+        carbon_block,
+        energy_block,
+        file_entries,
+        read_record,
+        write_record,
+    )
+    from clisonix.meter.recording.run_folder import RunFolder
+    from clisonix.meter.recording.trace import Attempts, Trace, combine
+    from clisonix.meter.recording.verify import Finding, verify
+    from clisonix.meter.reporting.report import render_html, render_markdown
+    from clisonix.meter.sensors.cpu_model import CpuTimeModel
+    from clisonix.meter.sensors.detect import detect
+    from clisonix.meter.sensors.nvml import detect_nvml
+    from clisonix.meter.sensors.nvml_counter import NvmlEnergy
+    from clisonix.meter.sensors.nvml_samples import NvmlSamples
+    from clisonix.meter.sensors.ram_model import RamModel
+    from clisonix.meter.sensors.rapl import RaplEnergy, detect_rapl
+    from clisonix.meter.sensors.replay import ReplaySensor, replay
+    from clisonix.meter.sensors.sensor import Sensor, SensorInfo, SensorLost, Unavailable
     from clisonix.meter.spans import Span
-    from clisonix.meter.sweep import Sweep, SweepPoint, sweep_power
-    from clisonix.meter.sweep_text import sweep_sentences, sweep_table
-    from clisonix.meter.table import comparison_table
-    from clisonix.meter.trace import Attempts, Trace, combine
-    from clisonix.meter.verify import Finding, verify
     from clisonix.meter.window import Window
-    from clisonix.meter.window_log import JsonlLog
 
 _HOMES = {
-    "carbon": "Carbon Embodied Pue carbon",
-    "compare": "Comparison Row compare",
-    "conditions": "conditions node",
-    "cpu_model": "CpuTimeModel",
-    "detect": "detect",
+    "emissions.carbon": "Carbon Embodied Pue carbon",
+    "comparing.compare": "Comparison Row compare",
+    "recording.conditions": "conditions node",
+    "sensors.cpu_model": "CpuTimeModel",
+    "sensors.detect": "detect",
     "energy": "Energy best modelled",
-    "factors": "Factor carbon_factor",
-    "gate": "Gate Judgement gate",
-    "gate_text": "gate_markdown gate_table",
+    "emissions.factors": "Factor carbon_factor",
+    "comparing.gate": "Gate Judgement gate",
+    "comparing.gate_text": "gate_markdown gate_table",
     "idle": "Split",
-    "intervals": "mean_interval t_quantile wilson",
-    "live": "DeviceNow Live",
-    "machine": "hardware software",
-    "measure": "MeasuredProgram NotStartedError measure",
-    "measured": "Measurement measured",
-    "merge": "merge",
+    "comparing.intervals": "mean_interval t_quantile wilson",
+    "following.live": "DeviceNow Live",
+    "recording.machine": "hardware software",
+    "program": "MeasuredProgram NotStartedError measure",
+    "decorator": "Measurement measured",
+    "recording.merge": "merge",
     "meter": "Meter",
-    "metrics_server": "MetricsServer serve_metrics",
-    "nvml": "detect_nvml",
-    "nvml_counter": "NvmlEnergy",
-    "nvml_samples": "NvmlSamples",
-    "power_limit": "restore_limits",
-    "predictions": "Predictions read_predictions",
-    "ram_model": "RamModel",
-    "rapl": "RaplEnergy detect_rapl",
+    "following.metrics_server": "MetricsServer serve_metrics",
+    "sensors.nvml": "detect_nvml",
+    "sensors.nvml_counter": "NvmlEnergy",
+    "sensors.nvml_samples": "NvmlSamples",
+    "power.power_limit": "restore_limits",
+    "recording.predictions": "Predictions read_predictions",
+    "sensors.ram_model": "RamModel",
+    "sensors.rapl": "RaplEnergy detect_rapl",
     "reasons": "Flag Reason",
-    "record": "Record carbon_block energy_block file_entries read_record write_record",
+    "recording.record": "Record carbon_block energy_block file_entries read_record write_record",
     "recorder": "Recorder",
-    "replay": "ReplaySensor replay",
-    "report": "render_html render_markdown",
-    "rich_column": "EnergyColumn",
-    "run_folder": "RunFolder",
-    "scalars": "energy_postfix energy_scalars tensorboard_log",
-    "sensor": "Sensor SensorInfo SensorLost Unavailable",
-    "series": "Series",
+    "sensors.replay": "ReplaySensor replay",
+    "reporting.report": "render_html render_markdown",
+    "following.rich_column": "EnergyColumn",
+    "recording.run_folder": "RunFolder",
+    "following.scalars": "energy_postfix energy_scalars tensorboard_log",
+    "sensors.sensor": "Sensor SensorInfo SensorLost Unavailable",
+    "estimation.series": "Series",
     "spans": "Span",
-    "sweep": "Sweep SweepPoint sweep_power",
-    "sweep_text": "sweep_sentences sweep_table",
-    "table": "comparison_table",
-    "trace": "Attempts Trace combine",
-    "verify": "Finding verify",
+    "power.sweep": "Sweep SweepPoint sweep_power",
+    "power.sweep_text": "sweep_sentences sweep_table",
+    "comparing.table": "comparison_table",
+    "recording.trace": "Attempts Trace combine",
+    "recording.verify": "Finding verify",
     "window": "Window",
-    "window_log": "JsonlLog",
+    "following.window_log": "JsonlLog",
 }
 """Which file holds what; each is loaded when one of its names is first used, for most programs need few."""
 _FILES = {name: file for file, names in _HOMES.items() for name in names.split()}
@@ -186,16 +191,6 @@ __all__ = [
     "wilson",
     "write_record",
 ]
-
-
-class _Table(ModuleType):
-    # Python binds a file to its package when it is first imported; `compare` and others are functions of that name.
-    def __setattr__(self, name: str, value: object) -> None:
-        if not (name in _FILES and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Table
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - any of the above

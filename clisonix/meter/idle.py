@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from clisonix.meter.energy import Energy, best, modelled
 from clisonix.meter.reasons import Flag, Reason
+from clisonix.meter.recording.trace import Trace
 from clisonix.meter.spans import Span
-from clisonix.meter.trace import Trace
 
 WINDOW = "idle"
 DRIFT = 0.10

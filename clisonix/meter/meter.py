@@ -9,23 +9,23 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from clisonix.errors import ClisonixError, nearest
-from clisonix.meter.carbon import Carbon, carbon
-from clisonix.meter.detect import detect
+from clisonix.meter.emissions.carbon import Carbon, carbon
 from clisonix.meter.energy import Energy
+from clisonix.meter.following.live import Live
 from clisonix.meter.idle import WINDOW as IDLE
 from clisonix.meter.idle import Split, live_context, split
-from clisonix.meter.live import Live
 from clisonix.meter.pace import Pace
 from clisonix.meter.recorder import Recorder
+from clisonix.meter.recording.trace import Trace
 from clisonix.meter.sampler import Sampler
-from clisonix.meter.sensor import Sensor, Unavailable
-from clisonix.meter.trace import Trace
+from clisonix.meter.sensors.detect import detect
+from clisonix.meter.sensors.sensor import Sensor, Unavailable
 from clisonix.meter.window import Window
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from clisonix.meter.attribute import Attribution
+    from clisonix.meter.attribution.attribute import Attribution
     from clisonix.meter.second_opinion import Opinion, SecondOpinion
 
 HANG_S = 5.0
@@ -220,7 +220,7 @@ class Meter:
 
     def attribute(self, model: nn.Module) -> Attribution:
         """Share the energy of a block among the modules of a model that run in it; see `Attribution`."""
-        from clisonix.meter.attribute import Attribution
+        from clisonix.meter.attribution.attribute import Attribution
 
         return Attribution(self, model)
 

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 
 from clisonix.meter.energy import Energy, best
-from clisonix.meter.live import DeviceNow, Live, watts_now
+from clisonix.meter.estimation.series import link
+from clisonix.meter.following.live import DeviceNow, Live, watts_now
 from clisonix.meter.reasons import Reason
-from clisonix.meter.sensor import Sensor, Unavailable
-from clisonix.meter.series import link
+from clisonix.meter.recording.trace import Trace
+from clisonix.meter.sensors.sensor import Sensor, Unavailable
 from clisonix.meter.spans import Span
-from clisonix.meter.trace import Trace
 from clisonix.meter.track import Track
 from clisonix.meter.window import Window
 

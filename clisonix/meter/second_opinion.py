@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any
 
 from clisonix.errors import ClisonixError
-from clisonix.meter.carbon import JOULES_PER_KWH
+from clisonix.meter.emissions.carbon import JOULES_PER_KWH
 from clisonix.meter.energy import Energy
 
 NAME = "codecarbon"

@@ -10,9 +10,9 @@ from collections.abc import Callable
 import numpy as np
 
 from clisonix.meter.energy import Energy, modelled
+from clisonix.meter.estimation.series import Series
 from clisonix.meter.reasons import Reason
-from clisonix.meter.sensor import Sensor, SensorInfo, SensorLost
-from clisonix.meter.series import Series
+from clisonix.meter.sensors.sensor import Sensor, SensorInfo, SensorLost
 
 HANGS_AFTER_S = 1.0
 """A read that takes longer is taken to hang."""

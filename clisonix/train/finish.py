@@ -11,11 +11,11 @@ from torch import Tensor
 from clisonix.compress import save
 from clisonix.files import write_atomic, write_bytes
 from clisonix.meter import Meter, Trace, combine
-from clisonix.meter.carbon import Embodied, Pue
-from clisonix.meter.machine import hardware, software
-from clisonix.meter.predictions import read_predictions
-from clisonix.meter.record import Record, carbon_block, energy_block, file_entries, write_record
-from clisonix.meter.report import render_html
+from clisonix.meter.emissions.carbon import Embodied, Pue
+from clisonix.meter.recording.machine import hardware, software
+from clisonix.meter.recording.predictions import read_predictions
+from clisonix.meter.recording.record import Record, carbon_block, energy_block, file_entries, write_record
+from clisonix.meter.reporting.report import render_html
 from clisonix.train.config import RunConfig
 from clisonix.train.folder import ATTEMPTS, CONFIG, LOG, MODEL, PREDICTIONS, REPORT, RunFolder, utc_now
 from clisonix.train.learner import Learner

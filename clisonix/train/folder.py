@@ -10,8 +10,8 @@ from typing import Any
 
 from clisonix.errors import ClisonixError
 from clisonix.files import append_lines, cannot_write, read_json, write_json
-from clisonix.meter.conditions import conditions, node
-from clisonix.meter.record import FILE_NAME as RECORD
+from clisonix.meter.recording.conditions import conditions, node
+from clisonix.meter.recording.record import FILE_NAME as RECORD
 from clisonix.train.checkpoint import clear_drafts, list_checkpoints
 from clisonix.train.config import RunConfig
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from clisonix.meter import Meter
-from clisonix.meter.record import Record, read_record
+from clisonix.meter.recording.record import Record, read_record
 from clisonix.train.config import RunConfig
 from clisonix.train.finish import finish, write_predictions
 from clisonix.train.folder import PREDICTIONS, RunFolder

@@ -26,12 +26,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clisonix.meter.contrast import Contrast, contrast
-from clisonix.meter.gate import ADVERTISED, LEVEL, decide, judge
-from clisonix.meter.intervals import wilson
-from clisonix.meter.measures import Measured
-from clisonix.meter.planning import detectable, typical_freedom
-from clisonix.meter.ratios import within_series
+from clisonix.meter.comparing.gate import ADVERTISED, LEVEL, decide, judge
+from clisonix.meter.comparing.group_difference import Contrast, contrast
+from clisonix.meter.comparing.intervals import wilson
+from clisonix.meter.comparing.metrics import Measured
+from clisonix.meter.comparing.planning import detectable, typical_freedom
+from clisonix.meter.comparing.within_run import within_series
 
 Floats = NDArray[np.float64]
 SPREAD = 0.01

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from clisonix.files import write_json
-from clisonix.meter.intervals import mean_interval
-from clisonix.meter.machine import hardware, software
+from clisonix.meter.comparing.intervals import mean_interval
+from clisonix.meter.recording.machine import hardware, software
 from clisonix.train import load_config, train
 
 ROOT = Path(__file__).parent.parent.parent

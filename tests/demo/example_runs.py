@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from clisonix.meter.energy import Energy
-from clisonix.meter.record import Record, write_record
+from clisonix.meter.recording.record import Record, write_record
 
 TOKEN = "a-token-of-some-length"
 

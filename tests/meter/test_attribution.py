@@ -15,8 +15,8 @@ from virtual_gpus import BEGAN_S, play
 
 from clisonix.errors import ClisonixError
 from clisonix.meter import CpuTimeModel, Energy, Meter, Reason
-from clisonix.meter.attribute import Attribution
-from clisonix.meter.shares import Piece, shared
+from clisonix.meter.attribution.attribute import Attribution
+from clisonix.meter.attribution.shares import Piece, shared
 
 
 class Work(nn.Module):

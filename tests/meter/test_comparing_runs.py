@@ -13,8 +13,8 @@ from scipy import stats
 
 from clisonix.errors import ClisonixError
 from clisonix.meter import comparison_table, read_predictions, read_record, write_record
-from clisonix.meter.compare import compare
-from clisonix.meter.runs import two_sides
+from clisonix.meter.comparing.compare import compare
+from clisonix.meter.comparing.runs import two_sides
 
 
 def edit(folder: Path, **fields: object) -> Path:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from clisonix.meter.estimation.ticks import Ticks
 from clisonix.meter.pace import TICK_SHARE
-from clisonix.meter.ticks import Ticks
 
 
 def sampled(

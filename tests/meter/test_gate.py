@@ -12,11 +12,11 @@ from scipy import stats
 
 from clisonix.errors import ClisonixError
 from clisonix.meter import gate, gate_markdown, read_record, write_record
-from clisonix.meter.contrast import contrast
-from clisonix.meter.gate import LEVEL, Gate, judge
-from clisonix.meter.gate_text import append_summary
-from clisonix.meter.margins import parse_margins
-from clisonix.meter.measures import Measured
+from clisonix.meter.comparing.gate import LEVEL, Gate, judge
+from clisonix.meter.comparing.gate_text import append_summary
+from clisonix.meter.comparing.group_difference import contrast
+from clisonix.meter.comparing.margins import parse_margins
+from clisonix.meter.comparing.metrics import Measured
 
 
 def sides(

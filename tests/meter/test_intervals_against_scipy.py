@@ -10,7 +10,7 @@ from scipy import stats
 
 from clisonix.errors import ClisonixError
 from clisonix.meter import mean_interval, t_quantile, wilson
-from clisonix.meter.contrast import contrast
+from clisonix.meter.comparing.group_difference import contrast
 
 
 @settings(max_examples=200, deadline=None)

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from scipy import optimize, stats
 
 from clisonix.errors import ClisonixError
-from clisonix.meter.intervals import Z95, t_above, t_quantile
-from clisonix.meter.proportions import independent_difference, paired_difference
-from clisonix.meter.ratios import within_series
-from clisonix.meter.serial import MOST_ALIKE, resemblance, variance_of_mean
+from clisonix.meter.comparing.intervals import Z95, t_above, t_quantile
+from clisonix.meter.comparing.proportions import independent_difference, paired_difference
+from clisonix.meter.comparing.serial_correlation import MOST_ALIKE, resemblance, variance_of_mean
+from clisonix.meter.comparing.within_run import within_series
 
 
 def autoregression(step: float, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from clisonix.errors import ClisonixError
-from clisonix.meter.interrupts import Interrupts
-from clisonix.meter.power_limit import with_limits_kept
+from clisonix.meter.power.interrupts import Interrupts
+from clisonix.meter.power.power_limit import with_limits_kept
 
 
 class Stub:

@@ -18,7 +18,7 @@ from meter_fakes import ExactCounter, TickingCounter, World
 
 from clisonix import ClisonixError
 from clisonix.meter import NotStartedError, RunFolder, compare, measure, read_record, render_html, verify
-from clisonix.meter.measure import MeasuredProgram
+from clisonix.meter.program import MeasuredProgram
 
 WAITS = "\nimport time; print('ready', flush=True); time.sleep(20)"
 TELLS = "\nimport os, sys; os.kill(os.getppid(), int(sys.argv[1]))"

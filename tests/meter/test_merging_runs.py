@@ -25,9 +25,9 @@ from clisonix.meter import (
     verify,
     write_record,
 )
-from clisonix.meter.clocks import Source
-from clisonix.meter.merged import Merged
-from clisonix.meter.record import digest
+from clisonix.meter.recording.merged_account import Merged
+from clisonix.meter.recording.record import digest
+from clisonix.meter.recording.shared_clocks import Source
 from clisonix.meter.spans import seconds_of, union
 
 

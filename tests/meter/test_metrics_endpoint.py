@@ -15,8 +15,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from virtual_meter import virtual_meter
 
 from clisonix.errors import ClisonixError
-from clisonix.meter import Meter, MetricsServer, Unavailable, metrics_server, serve_metrics
-from clisonix.meter.exposition import Exposition, escape
+from clisonix.meter import Meter, MetricsServer, Unavailable, serve_metrics
+from clisonix.meter.following import metrics_server
+from clisonix.meter.following.exposition import Exposition, escape
 
 CONNECT = socket.socket.connect
 Samples = dict[str, list[tuple[dict[str, str], float]]]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from clisonix.meter import SensorLost, detect, detect_nvml
-from clisonix.meter import nvml as nvml_module
+from clisonix.meter.sensors import nvml as nvml_module
 
 
 class FakeNvml:

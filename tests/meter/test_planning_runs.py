@@ -6,10 +6,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from clisonix.meter.contrast import Contrast, contrast
-from clisonix.meter.equivalence import equivalence, needed
-from clisonix.meter.measures import Measured
-from clisonix.meter.planning import MOST_RUNS, detectable, power, runs_to_agree, runs_to_differ, typical_freedom
+from clisonix.meter.comparing.equivalence import equivalence, needed
+from clisonix.meter.comparing.group_difference import Contrast, contrast
+from clisonix.meter.comparing.metrics import Measured
+from clisonix.meter.comparing.planning import (
+    MOST_RUNS,
+    detectable,
+    power,
+    runs_to_agree,
+    runs_to_differ,
+    typical_freedom,
+)
 
 
 def pairs(effect: float, spread: float, n: int) -> Contrast:

@@ -16,7 +16,7 @@ from fake_library import binding, configure
 
 from clisonix.errors import ClisonixError
 from clisonix.meter import restore_limits, sweep_power, sweep_sentences
-from clisonix.meter.power_limit import with_limits_kept
+from clisonix.meter.power.power_limit import with_limits_kept
 
 SECONDS = {600: 0.30, 500: 0.30, 400: 0.33, 300: 0.5, 200: 1.0}
 GPU = "load steady 600\nlimit_w 600\nmin_limit_w 200\n"

@@ -13,9 +13,9 @@ from meter_fakes import World
 
 from clisonix.errors import ClisonixError
 from clisonix.meter import RamModel, SensorLost, detect
-from clisonix.meter import processes as processes_module
 from clisonix.meter.energy import best, modelled
-from clisonix.meter.processes import ProcessTime
+from clisonix.meter.sensors import processes as processes_module
+from clisonix.meter.sensors.processes import ProcessTime
 from clisonix.meter.track import Track
 
 BUSY = "import time; end = time.process_time() + {}; \nwhile time.process_time() < end: pass"

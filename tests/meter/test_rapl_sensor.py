@@ -6,7 +6,7 @@ import pytest
 
 from clisonix.errors import ClisonixError
 from clisonix.meter import CpuTimeModel, SensorLost, detect, detect_rapl
-from clisonix.meter import rapl as rapl_module
+from clisonix.meter.sensors import rapl as rapl_module
 
 
 def domain(root: Path, folder: str, name: str, uj: int, range_uj: int = 1_000_000) -> Path:

@@ -23,7 +23,7 @@ from clisonix.meter import (
     verify,
     write_record,
 )
-from clisonix.meter.record import digest, inside
+from clisonix.meter.recording.record import digest, inside
 
 
 @pytest.fixture

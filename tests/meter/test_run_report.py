@@ -19,7 +19,7 @@ from clisonix.meter import (
     render_markdown,
     write_record,
 )
-from clisonix.meter.charts import Line, line_chart, ticks
+from clisonix.meter.reporting.charts import Line, line_chart, ticks
 from clisonix.meter.words import quantity, signed
 
 VOID = {"meta", "line", "circle", "br", "path"}
@@ -181,7 +181,7 @@ def test_markdown_has_the_same_figures(tmp_path: Path) -> None:
 
 
 def test_the_power_chart_shows_the_true_power(tmp_path: Path) -> None:
-    from clisonix.meter.report_charts import power_chart
+    from clisonix.meter.reporting.report_charts import power_chart
 
     run = make_run(tmp_path / "run")
     chart = power_chart(run, read_record(run))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from small_runs import Clisonix
 
-from clisonix.meter.record import read_record
+from clisonix.meter.recording.record import read_record
 
 
 def test_a_run_says_what_it_gave_and_how_energy_was_obtained(finished_run: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from safetensors.numpy import load_file
 from small_runs import ROOT, SMALL, Clisonix, command, environment
 
-from clisonix.meter.record import read_record
+from clisonix.meter.recording.record import read_record
 
 CONFIG = ROOT / "configs/quickstart.yaml"
 KILLS = 10

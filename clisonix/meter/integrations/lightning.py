@@ -10,7 +10,7 @@ from typing import Any
 from clisonix.errors import ClisonixError
 from clisonix.meter.integrations.session import EVALUATE, Session
 from clisonix.meter.meter import Meter
-from clisonix.meter.record import Record
+from clisonix.meter.recording.record import Record
 
 PACKAGES = ("lightning.pytorch", "pytorch_lightning")
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from clisonix.errors import ClisonixError
-from clisonix.meter.detect import detect
 from clisonix.meter.energy import MODELLED, Energy
 from clisonix.meter.meter import Meter
-from clisonix.meter.record import Record
-from clisonix.meter.run_folder import RunFolder
+from clisonix.meter.recording.record import Record
+from clisonix.meter.recording.run_folder import RunFolder
+from clisonix.meter.sensors.detect import detect
 from clisonix.meter.window import Window
 
 FLUSH_S = 2.0

@@ -9,7 +9,7 @@ from typing import Any
 from clisonix.errors import ClisonixError
 from clisonix.meter.integrations.session import CHECKPOINT, EVALUATE, Session
 from clisonix.meter.meter import Meter
-from clisonix.meter.record import Record
+from clisonix.meter.recording.record import Record
 
 try:
     from transformers import DefaultFlowCallback, TrainerCallback

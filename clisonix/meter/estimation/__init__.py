@@ -1,0 +1,1 @@
+"""From a counter's samples to joules with an interval."""

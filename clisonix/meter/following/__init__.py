@@ -1,0 +1,1 @@
+"""A running meter's figures, as others want to see them: Prometheus, logs, progress bars."""

@@ -1,0 +1,1 @@
+"""Power limits of GPUs, and the same work under several of them."""
