@@ -101,6 +101,9 @@ def main() -> None:
     meter = RESULTS / "meter.json"
     if meter.is_file():
         lines += metered(json.loads(meter.read_text()))
+    gate = RESULTS / "gate.json"
+    if gate.is_file():
+        lines += gated(json.loads(gate.read_text()))
     write_bytes(RESULTS / "README.md", ("\n".join(lines) + "\n").encode())
 
 
@@ -184,6 +187,33 @@ def metered(m: dict[str, Any]) -> list[str]:
         "`python scripts/bench/meter.py --json --peers DIR --out docs/results/meter.json`, where DIR holds Zeus.",
     ]
     return lines
+
+
+def gated(g: dict[str, Any]) -> list[str]:
+    """How often the gate is wrong, by simulation."""
+
+    def extreme(which: str, worst: Any, blocked: bool) -> str:  # noqa: ANN401 - min or max
+        rows = [row for row in g["gate"] if which in row and ("blocked" in row["design"]) == blocked]
+        row = worst(rows, key=lambda row: row[which]["rate"])
+        rate = row[which]
+        return (
+            f"{100 * rate['rate']:.1f} % ({100 * rate['low']:.1f}–{100 * rate['high']:.1f}; {row['design']}, "
+            f"{row['noise']} noise, {row['runs']} runs)"
+        )
+
+    return [
+        "",
+        "## The gate",
+        "",
+        f"{g['pairs']} simulated pairs of sides for each of {len(g['gate'])} designs and kinds of noise, a spread of "
+        f"{100 * g['spread']:g} % and a margin of {100 * g['margin']:g} %:",
+        "",
+        f"- false alarms when the regression equals the margin, runs made alternately: at most {extreme('at_margin', max, False)};",
+        f"- the same when all of one side ran before all of the other and noise lasts: {extreme('at_margin', max, True)};",
+        f"- power at the regression that the gate advertises: at least {extreme('power', min, False)}.",
+        "",
+        f"`python scripts/bench/gate.py --json --pairs {g['pairs']} > docs/results/gate.json`",
+    ]
 
 
 def recorded(stamps: dict[str, dict[str, Any]]) -> list[str]:
