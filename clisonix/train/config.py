@@ -41,12 +41,21 @@ class CsvSource(Strict):
 
 
 class EdfSource(Strict):
-    """EDF, EDF+ or BDF files, one recording each."""
+    """EDF, EDF+ or BDF files, one recording each.
+
+    `events` names the files whose annotations are the events: the same files, or others (hypnograms) whose fields,
+    by `events_name`, say which recording they belong to. `labels` maps texts to classes and leaves out the rest;
+    `every_s` makes one event per whole stretch of that length out of an annotation that lasts.
+    """
 
     reader: Literal["edf"]
     files: str
     channels: list[str] = Field(min_length=1)
     name: str = "{file}"
+    events: str | None = None
+    events_name: str | None = None
+    labels: dict[str, str] = {}
+    every_s: float | None = Field(default=None, gt=0)
 
 
 class PackedSource(Strict):

@@ -24,6 +24,7 @@ from clisonix.fabric import (
     watch_arrays,
     watch_file,
 )
+from clisonix.train.annotations import labelled_events
 from clisonix.train.config import (
     AudioSource,
     CsvSource,
@@ -61,7 +62,7 @@ def open_recordings(data: DataConfig, root: Path | None) -> list[Recording]:
     joined: dict[tuple[tuple[str, Label], ...], Recording] = {}
     for modality, source in data.streams.items():
         for part in _read(source, root):
-            key = tuple(sorted(part.fields.items()))
+            key = _key(part.fields)
             known = joined.get(key) or Recording(f"recording {len(joined)}", {}, fields=part.fields)
             if modality in known.streams:
                 raise ClisonixError(
@@ -130,18 +131,35 @@ def _read(source: Source, root: Path | None) -> list[_Part]:
             raise ClisonixError(f"{source.files!r} matches {len(paths)} files, expected one archive")
         return _packed(source, read_npz(paths[0]))
     fields = _name_parser(source.name)
+    annotated = _annotations(source, root) if isinstance(source, EdfSource) else {}
     parts = []
     for path in paths:
         if isinstance(source, AudioSource):
             parts.append(_Part(read_audio(path), fields(path)))
         elif isinstance(source, EdfSource):
-            parts.append(_Part(read_edf(path, source.channels), fields(path)))
+            mine = fields(path)
+            parts.append(_Part(read_edf(path, source.channels), mine, annotated.get(_key(mine), ())))
         else:
             assert isinstance(source, CsvSource)
             columns = Columns(tuple(source.channels), source.rate_hz, source.time, source.marker, source.unit)
             stream, events = read_csv(path, columns)
             parts.append(_Part(stream, fields(path), events))
     return parts
+
+
+def _annotations(source: EdfSource, root: Path | None) -> dict[tuple[tuple[str, Label], ...], list[Event]]:
+    """Events by the fields of the recording that they belong to."""
+    if source.events is None:
+        return {}
+    fields = _name_parser(source.events_name or source.name)
+    return {
+        _key(fields(path)): labelled_events(path, source.labels, source.every_s)
+        for path in _matching(source.events, root)
+    }
+
+
+def _key(fields: dict[str, Label]) -> tuple[tuple[str, Label], ...]:
+    return tuple(sorted(fields.items()))
 
 
 def _packed(source: PackedSource, arrays: dict[str, np.ndarray]) -> list[_Part]:
@@ -166,16 +184,25 @@ def _matching(pattern: str, root: Path | None) -> list[Path]:
         )
     if not root.is_dir():
         raise ClisonixError(f"the data root {root} is not a folder")
-    paths = sorted(p for p in root.glob(pattern) if p.is_file())
+    paths = sorted({p for part in pattern.split("|") for p in root.glob(part) if p.is_file()})
     if not paths:
         raise ClisonixError(f"no file below {root} matches {pattern!r}")
     return paths
 
 
 def _name_parser(pattern: str) -> Callable[[Path], dict[str, Label]]:
-    """`{digit}_{speaker}_{take}` to a function from a path to its fields. The name is taken without its endings."""
-    pieces = re.split(r"\{(\w+)\}", pattern)
-    regex = "".join(re.escape(p) if i % 2 == 0 else f"(?P<{p}>.+?)" for i, p in enumerate(pieces))
+    """`{digit}_{speaker}_{take}` to a function from a path to its fields. The name is taken without its endings.
+
+    `{subject:2}` takes two characters, `{:2}` skips two.
+    """
+    regex = ""
+    for piece in re.split(r"(\{\w*(?::\d+)?\})", pattern):
+        slot = re.fullmatch(r"\{(\w*)(?::(\d+))?\}", piece)
+        if slot is None or piece == "{}":
+            regex += re.escape(piece)
+            continue
+        some = f".{{{slot[2]}}}" if slot[2] else ".+?"
+        regex += f"(?P<{slot[1]}>{some})" if slot[1] else some
     compiled = re.compile(regex)
 
     def fields(path: Path) -> dict[str, Label]:
