@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from clisonix.cli_data import data_app
 from clisonix.errors import ClisonixError
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 sweep_app = typer.Typer(help="Measure the same work under several settings of the machine.", no_args_is_help=True)
 app.add_typer(sweep_app, name="sweep")
+app.add_typer(data_app, name="data")
 out, err = Console(highlight=False), Console(stderr=True, highlight=False)
 
 Data = Annotated[

@@ -22,7 +22,7 @@ ALLOWED = {
     "models": GROUND,
     "train": GROUND | {"liam", "fabric", "meter", "compress", "models", "tide"},
 }
-TOP = {"cli", "demo", "doctor", "progress", "__init__", "__main__"}
+TOP = {"cli", "cli_clocks", "cli_data", "cli_fetch", "demo", "doctor", "progress", "__init__", "__main__"}
 
 
 def room_of(path: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,7 @@ class WindowTable:
     def __len__(self) -> int:
         return len(self.recording)
 
+    @cached_property
     def digest(self) -> str:
         """Hash of the table: two fabrics with the same digest cut the same windows."""
         parts = (self.recording.tobytes(), self.start_s.tobytes(), self.label.tobytes())

@@ -1,0 +1,9 @@
+"""Changes of batches of windows, on their device, that keep masks honest."""
+
+from clisonix.fabric.transforms.chain import Chain, PerModality, Transform
+from clisonix.fabric.transforms.fir import Fir, band_pass, notch
+from clisonix.fabric.transforms.logmel import LogMel
+from clisonix.fabric.transforms.reference import Reference
+from clisonix.fabric.transforms.scale import RobustScale
+
+__all__ = ["Chain", "Fir", "LogMel", "PerModality", "Reference", "RobustScale", "Transform", "band_pass", "notch"]
