@@ -301,8 +301,8 @@ def sweep_power(
     """Find the power limit at which a command uses least energy; the GPUs' limits are put back afterwards."""
     from clisonix.files import write_json
     from clisonix.meter import sweep_power as sweep
-    from clisonix.meter.power.command import Command
     from clisonix.meter.comparing.margins import parse_percentage
+    from clisonix.meter.power.command import Command
     from clisonix.meter.power.sweep_text import sweep_sentences, sweep_table
 
     found = sweep(
