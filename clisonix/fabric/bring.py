@@ -145,6 +145,8 @@ def _obtain(job: Job, url: str, name: str, known: str | None) -> Path:
             stop=job.stop,
         )
         try:
+            # Several threads may be about to make the same folder, which pooch takes for an error.
+            (job.staging / name).parent.mkdir(parents=True, exist_ok=True)
             found: str = pooch.retrieve(
                 url, known and f"sha256:{known}", fname=name, path=job.staging, downloader=download
             )

@@ -14,6 +14,7 @@ import pytest
 from fake_library import configure, environment
 
 CLI = [sys.executable, "-m", "clisonix.cli"]
+ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 GPU = "load steady 600\nlimit_w 600\nmin_limit_w 200\n"
 
 
@@ -33,9 +34,11 @@ class Machine:
         )
 
     def start(self, *words: str) -> subprocess.Popen[str]:
+        # Signals that whoever runs the tests ignores (nohup) would be ignored by the command too, rightly.
         return subprocess.Popen(
-            [*CLI, "sweep", *words], env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+            [*CLI, "sweep", *words], env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            preexec_fn=lambda: [signal.signal(n, signal.SIG_DFL) for n in ENDING],
+        )  # fmt: skip
 
     def limit_w(self) -> float:
         return int(self.kept.read_text() or 0) / 1000
