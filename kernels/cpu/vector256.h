@@ -22,11 +22,9 @@ inline Bytes both(Bytes a, Bytes b) { return _mm256_and_si256(a, b); }
 inline Bytes differ(Bytes a, Bytes b) { return _mm256_xor_si256(a, b); }
 inline Bytes shift_left(Bytes a, int by) { return _mm256_slli_epi16(a, by); }
 inline Bytes shift_right(Bytes a, int by) { return _mm256_srli_epi16(a, by); }
-inline Bytes shift_ints_left(Bytes a, int by) { return _mm256_slli_epi32(a, by); }
 inline Bytes add_bytes(Bytes a, Bytes b) { return _mm256_add_epi8(a, b); }
 inline Bytes add_shorts(Bytes a, Bytes b) { return _mm256_add_epi16(a, b); }
 inline Bytes subtract_shorts(Bytes a, Bytes b) { return _mm256_sub_epi16(a, b); }
-inline Bytes add_ints(Bytes a, Bytes b) { return _mm256_add_epi32(a, b); }
 inline Bytes subtract_ints(Bytes a, Bytes b) { return _mm256_sub_epi32(a, b); }
 inline Bytes low_bytes(Bytes a, Bytes b) { return _mm256_unpacklo_epi8(a, b); }
 inline Bytes high_bytes(Bytes a, Bytes b) { return _mm256_unpackhi_epi8(a, b); }

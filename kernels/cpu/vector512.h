@@ -24,11 +24,9 @@ inline Bytes both(Bytes a, Bytes b) { return _mm512_and_si512(a, b); }
 inline Bytes differ(Bytes a, Bytes b) { return _mm512_xor_si512(a, b); }
 inline Bytes shift_left(Bytes a, int by) { return _mm512_slli_epi16(a, by); }
 inline Bytes shift_right(Bytes a, int by) { return _mm512_srli_epi16(a, by); }
-inline Bytes shift_ints_left(Bytes a, int by) { return _mm512_slli_epi32(a, by); }
 inline Bytes add_bytes(Bytes a, Bytes b) { return _mm512_add_epi8(a, b); }
 inline Bytes add_shorts(Bytes a, Bytes b) { return _mm512_add_epi16(a, b); }
 inline Bytes subtract_shorts(Bytes a, Bytes b) { return _mm512_sub_epi16(a, b); }
-inline Bytes add_ints(Bytes a, Bytes b) { return _mm512_add_epi32(a, b); }
 inline Bytes subtract_ints(Bytes a, Bytes b) { return _mm512_sub_epi32(a, b); }
 inline Bytes low_bytes(Bytes a, Bytes b) { return _mm512_unpacklo_epi8(a, b); }
 inline Bytes high_bytes(Bytes a, Bytes b) { return _mm512_unpackhi_epi8(a, b); }
