@@ -26,7 +26,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "meter"))
 import numpy as np
 from fake_library import build, compiler, configure, environment
-from meter_cost import attribution, cost, slowdown
+from meter_cost import attribution, cost, in_environment, slowdown
 from meter_coverage import accuracy, coverage
 from raw_record import keep, load_average
 
@@ -160,6 +160,11 @@ def main() -> None:
             }
         if "slowdown" in arguments.only:
             found["slowdown"] = slowdown(*((4, 0.2) if quick else (40, 0.8)))
+            one, seconds = configure(folder, ["load steady 500"]), 20.0 if quick else 100.0
+            found["slowdown"]["within a run"] = {
+                "no GPU": in_environment(dict(os.environ), seconds),
+                "one GPU of the stand-in": in_environment(environment(library, one), seconds),
+            }
         if "attribution" in arguments.only:
             found["attribution"] = attribution(5 if quick else 61)
     if arguments.out:

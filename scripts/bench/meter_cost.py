@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
 import os
@@ -12,6 +13,7 @@ import tempfile
 import time
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -70,6 +72,7 @@ def cost(environment: dict[str, str] | None, repeats: int, seconds: float) -> di
     }
 
 
+M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1  # malloc.h
 ROWS = 1024
 """Of the input of the layers that are compared."""
 
@@ -142,12 +145,87 @@ def slowdown(pairs: int, block_s: float) -> dict[str, Any]:
     return found
 
 
+def in_environment(environment: dict[str, str], seconds: float) -> dict[str, Any]:
+    """`sampled_steps` in a process of its own, which sees the GPUs of `environment`."""
+    done = subprocess.run(
+        [sys.executable, __file__, str(seconds)], env=environment, check=True, capture_output=True, text=True
+    )
+    return json.loads(done.stdout)  # type: ignore[no-any-return]
+
+
+ONE_METER_S = 20.0
+NEIGHBOURS = 4
+"""Steps on either side that a step is compared with: near enough that the machine is in the same mood."""
+
+
+def sampled_steps(seconds: float) -> dict[str, Any]:
+    """What the meter costs a training that it watches: steps in which it sampled against the steps beside them.
+
+    The sampler's clock knows nothing of the steps, so which of them it falls into is chance: a randomised
+    comparison inside one run, whose pairs are milliseconds apart. Fresh meters, so that the pace is the one of a
+    run's first seconds, its densest. One window around all steps of a meter, as around an epoch.
+    """
+    torch.set_num_threads(1)
+    work = Steps()
+    for _ in range(100):
+        work.step()
+    differences, hits, windows, wakings, watched_s = [], [], [], 0, 0.0
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        with Meter() as meter:
+            time.sleep(0.5)  # the meter's first samples, which find the counters' period
+            opened = time.perf_counter()
+            window = meter.window("epoch").__enter__()
+            edges = [time.perf_counter()]
+            while edges[-1] - edges[0] < ONE_METER_S:
+                work.step()
+                edges.append(time.perf_counter())
+            window.__exit__(None, None, None)
+            windows.append(time.perf_counter() - edges[-1] + edges[0] - opened)
+            read = [series.t_s for series in meter.trace().series if not series.info.source.endswith("-samples")]
+        lengths = np.diff(edges)
+        # What is read at one waking is read within a millisecond.
+        places = np.searchsorted(edges, np.unique(np.round(np.concatenate(read), 3))) - 1
+        places = places[(places >= 0) & (places < len(lengths))]
+        hit = np.zeros(len(lengths), bool)
+        hit[places] = True
+        beside = np.lib.stride_tricks.sliding_window_view(lengths, 2 * NEIGHBOURS + 1)
+        differences.append(beside[:, NEIGHBOURS] - np.median(beside, axis=1))
+        hits.append(hit[NEIGHBOURS:-NEIGHBOURS])
+        wakings, watched_s = wakings + len(places), watched_s + float(lengths.sum())
+    difference, hit = np.concatenate(differences), np.concatenate(hits)
+    # A neighbour who takes the core for milliseconds does so whether or not the meter wakes.
+    difference = np.clip(difference, *np.quantile(difference, (0.01, 0.99)))
+    with_sample, without = difference[hit], difference[~hit]
+    waking_s = float(with_sample.mean() - without.mean())
+    error_s = float(np.sqrt(with_sample.var() / len(with_sample) + without.var() / len(without)))
+    rate = wakings / watched_s
+    low_s, high_s = waking_s - 1.96 * error_s, waking_s + 1.96 * error_s
+    return {
+        "steps": len(hit), "step_s": watched_s / max(1, len(hit)), "steps_with_a_sample": int(hit.sum()),
+        "wakings_per_s": rate, "a_waking_s": {"mean": waking_s, "low": low_s, "high": high_s},
+        "slowdown": {"mean": waking_s * rate, "low": low_s * rate, "high": high_s * rate},
+        "a_window_s": statistics.median(windows),
+    }  # fmt: skip
+
+
+def _keep_freed_memory() -> None:
+    """Ask the C library, where it is glibc, to map nothing for single blocks and to give nothing back."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, 1 << 30)
+        mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
 def attribution(rounds: int) -> dict[str, Any]:
     """CPU time of each layer inside a model against the same layer repeated alone, alternating.
 
     Layers are large, for alone each one also pays for starting autograd, which inside a model belongs to no layer.
+    Freed memory stays with the process: given back, it costs page faults when it is next asked for, at places that
+    differ from one arrangement of the same layers to another and have nothing to do with the attribution.
     Other work on the machine only ever makes either side slower, so the fastest of the rounds are compared as well.
     """
+    _keep_freed_memory()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     layers: list[nn.Module] = [
@@ -156,12 +234,17 @@ def attribution(rounds: int) -> dict[str, Any]:
     sizes = [512, 512, 512, 1024, 1024]
     model, x = nn.Sequential(*layers), torch.randn(ROWS, 512)
 
-    def alone(layer: nn.Module, size: int, first: bool) -> float:
-        inputs = torch.randn(ROWS, size, requires_grad=not first)
-        gradient = torch.randn_like(layer(inputs))
-        began = time.thread_time()
-        layer(inputs).backward(gradient)
-        return time.thread_time() - began
+    inputs = [torch.randn(ROWS, size, requires_grad=i > 0) for i, size in enumerate(sizes)]
+    gradients = [torch.randn_like(layer(given)) for layer, given in zip(layers, inputs, strict=True)]
+
+    def alone(i: int) -> float:
+        # Twice, and the second counts: inside the model the layer before has just written what this one reads.
+        for _ in range(2):
+            inputs[i].grad = None
+            began = time.thread_time()
+            layers[i](inputs[i]).backward(gradients[i])
+            spent = time.thread_time() - began
+        return spent
 
     for _ in range(3):
         model(x).sum().backward()
@@ -178,7 +261,7 @@ def attribution(rounds: int) -> dict[str, Any]:
         residual.append((found.residual.energy.joules or 0.0) / (found.total.joules or 1.0))
         for i, name in enumerate(names):
             inside[name].append(spent[str(i)])
-            isolated[name].append(alone(layers[i], sizes[i], i == 0))
+            isolated[name].append(alone(i))
     middle = {name: statistics.median(inside[name]) / statistics.median(isolated[name]) for name in names}
     fastest = {name: min(inside[name]) / min(isolated[name]) for name in names}
     return {
@@ -189,3 +272,7 @@ def attribution(rounds: int) -> dict[str, Any]:
         "residual_share": statistics.median(residual),
         "rounds": rounds,
     }
+
+
+if __name__ == "__main__":
+    print(json.dumps(sampled_steps(float(sys.argv[1]))))

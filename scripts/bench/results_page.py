@@ -173,14 +173,25 @@ def metered(m: dict[str, Any]) -> list[str]:
     )
     lines += [
         "",
-        f"Training with a window around each step, against the same without, {slow['pairs']} alternating pairs: "
+        "What it costs a training that it watches: steps of some 4 ms in which it sampled against the steps beside them, in",
+        "one run, so that the pairs are milliseconds apart; one window around all steps.",
+        "",
+        "| | steps | with a sample | a sample lengthens its step by | slowdown of the training |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {where} | {w['steps']} | {w['steps_with_a_sample']} | {1e6 * w['a_waking_s']['mean']:.0f} µs | "
+            f"{100 * w['slowdown']['mean']:.3f} % ({100 * w['slowdown']['low']:.3f} to {100 * w['slowdown']['high']:.3f}) |"
+            for where, w in slow["within a run"].items()
+        ),
+        "",
+        f"With a window around each step, whole blocks against blocks without a meter, {slow['pairs']} alternating pairs: "
         f"{100 * cpu['mean']:+.2f} % CPU time ({100 * cpu['low']:+.2f} to {100 * cpu['high']:+.2f}), "
-        f"{100 * wall['mean']:+.2f} % wall time ({100 * wall['low']:+.2f} to {100 * wall['high']:+.2f}). An interval of "
-        f"±0.1 % on this machine would need {cpu['pairs_for_an_interval_of_0.1_percent']} and "
+        f"{100 * wall['mean']:+.2f} % wall time ({100 * wall['low']:+.2f} to {100 * wall['high']:+.2f}): too noisy here to "
+        f"say more; an interval of ±0.1 % would need {cpu['pairs_for_an_interval_of_0.1_percent']} and "
         f"{wall['pairs_for_an_interval_of_0.1_percent']} pairs.",
         "",
         f"CPU time attributed to a layer inside a model, over the same layer run alone: {fastest} "
-        f"(the fastest of {of['rounds']} alternating rounds); medians, with the noise of a shared machine: {ratios}.",
+        f"(the fastest of {of['rounds']} alternating rounds); medians: {ratios}.",
         "",
         *recorded(m["recorded"]),
         "",
