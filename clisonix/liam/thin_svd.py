@@ -41,10 +41,21 @@ def thin_svd(block: Tensor, keep: int | None = None, beside: float = 0.0) -> tup
     return vectors, values, (vectors / values).mT.to(block.dtype) @ block
 
 
+def leading_directions(block: Tensor, keep: int) -> tuple[Tensor, Tensor]:
+    """The first `keep` rows of `orthonormal(block)`, and all singular values of `block`."""
+    _, values, rows = thin_svd(block)
+    return _again(rows[:keep], values), values
+
+
 def orthonormal(block: Tensor, keep: int | None = None, beside: float = 0.0) -> Tensor:
     """Orthonormal rows `(r, n)` that span the `keep` leading singular directions of `block (w, n)`, as `thin_svd`."""
     _, values, rows = thin_svd(block, keep, beside)
-    if block.dtype == torch.float64 or values.numel() == 0 or values[-1] >= SPREAD * values[0]:
+    return _again(rows, values)
+
+
+def _again(rows: Tensor, values: Tensor) -> Tensor:
+    """`rows` that belong to the leading `values`, orthonormal once more where one pass leaves them skew."""
+    if rows.dtype == torch.float64 or not len(rows) or values[len(rows) - 1] >= SPREAD * values[0]:
         return rows
     return thin_svd(rows)[2]
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from matrices import FORMS, lowrank, randn, sparse
 
 from clisonix.errors import ClisonixError
-from clisonix.liam import LowRank, Sparse, svd_compress, whitened_svd
+from clisonix.liam import Dense, LowRank, Sparse, svd_compress, whitened_svd
+from clisonix.liam.randomized import leading
 from clisonix.liam.rank import choose_rank
 
 
@@ -68,6 +69,37 @@ def test_the_randomised_error_is_within_a_hundredth_of_the_best(decay: float, k:
     x = with_spectrum(200, 150, values)
     error = (x - svd_compress(x, k=k, method="randomized").dense()).norm()
     assert error <= 1.01 * values[k:].norm()
+
+
+@pytest.mark.parametrize(
+    ("values", "products"),
+    [
+        (torch.exp(-torch.arange(300.0) / 15), 3),
+        ((torch.arange(300) < 40).float() + 0.01, 3),
+        (torch.arange(1, 301.0) ** -0.5, 5),
+        (torch.exp(-torch.arange(300.0) / 100), 5),
+        (torch.ones(300), 3),
+    ],
+    ids=["fast", "a step", "slow", "slowly exponential", "flat"],
+)
+@torch.no_grad()
+def test_the_search_ends_early_only_where_more_products_gain_nothing(values: torch.Tensor, products: int) -> None:
+    class Counted(Dense):
+        count = 0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.count += 1
+            return super().forward(x)
+
+        def adjoint(self, x: torch.Tensor) -> torch.Tensor:
+            self.count += 1
+            return super().adjoint(x)
+
+    x, k = with_spectrum(400, 300, values.double()).float(), 40
+    counted = Counted(x)
+    left, right = leading(counted, k).factors(k)
+    assert counted.count == products
+    assert (x - left @ right).norm() <= 1.01 * values[k:].norm()
 
 
 def test_equal_inputs_give_equal_randomised_results_and_touch_no_global_generator() -> None:
