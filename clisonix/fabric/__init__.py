@@ -6,9 +6,11 @@ from clisonix.fabric.fabric import SignalFabric
 from clisonix.fabric.grid import to_grid
 from clisonix.fabric.load import load
 from clisonix.fabric.loader import Loader, LoaderStats
-from clisonix.fabric.readers import Columns, read_audio, read_csv, read_edf, read_npz, split_packed
+from clisonix.fabric.mapped import mapped
+from clisonix.fabric.packed import read_npz, split_packed
 from clisonix.fabric.source import Chunk, Source, SourceInfo, StreamInfo
 from clisonix.fabric.sources import open_source
+from clisonix.fabric.sources.columns import Columns
 from clisonix.fabric.stream import Event, Label, Recording, Stream
 from clisonix.fabric.window import Window
 
@@ -28,10 +30,8 @@ __all__ = [
     "StreamInfo",
     "Window",
     "load",
+    "mapped",
     "open_source",
-    "read_audio",
-    "read_csv",
-    "read_edf",
     "read_npz",
     "split_packed",
     "to_grid",

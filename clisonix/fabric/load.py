@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -57,12 +58,14 @@ def load(
     if clocks is None and any(s.gaps_s is None for s in chosen):
         clocks = _own_clocks(source, stamps)
     laid: dict[str, Stream] = {}
+    common: dict[str, Float64Array] = {}
     for stream in chosen:
         if stream.name not in stamps:
             continue
         shared = stamps[stream.name] if clocks is None else clocks.to_common(stream.name, stamps[stream.name])
+        common[stream.name] = shared
         laid[stream.name] = _lay(stream, shared, samples.pop(stream.name), rates.get(stream.name) or stream.rate_hz)
-    events = sorted((_moved(event, clocks) for event in source.events()), key=lambda event: event.time_s)
+    events = sorted((_moved(event, clocks, common) for event in source.events()), key=lambda event: event.time_s)
     return Recording(name, laid, events)
 
 
@@ -101,9 +104,12 @@ def _lay(stream: StreamInfo, times_s: Float64Array, parts: list[FloatArray], rat
     return Stream(grid, rate_hz, start_s, stream.channels, unit)
 
 
-def _moved(event: Event, clocks: Clocks | None) -> Event:
-    """The event on the shared clock."""
+def _moved(event: Event, clocks: Clocks | None, common: Mapping[str, Float64Array]) -> Event:
+    """The event on the shared clock; one that was written beside a sample is where that is."""
     if clocks is None or not isinstance(event, Marker):
         return event
+    if event.sample is not None and event.sample[0] in common:
+        stream, index = event.sample
+        return replace(event, time_s=float(common[stream][index]))
     time_s = float(clocks.to_common(event.stream, np.array([event.time_s]))[0])
-    return Marker(time_s, event.label, event.stream, event.duration_s)
+    return replace(event, time_s=time_s)

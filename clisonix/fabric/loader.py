@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -19,7 +21,9 @@ from clisonix.fabric.order import Plan, Step
 from clisonix.fabric.window import Window
 
 _TASK_BYTES = 16 << 20  # handed to a thread at a time: waking one costs as much as making a small batch
-_AHEAD_BYTES = 64 << 20  # how far ahead threads work when nobody says
+_AHEAD_BYTES = 16 << 20  # how far ahead threads work when nobody says: a batch should still be in a cache when used
+_BUSY = 0.5  # of the time that making takes, which a consumer must spend elsewhere for threads to be of use
+_ASK_AGAIN = 9  # tasks of which the median tells that: a mean would count every time another process ran
 _MOST_STEPS = 64  # of one task
 
 
@@ -33,11 +37,14 @@ class LoaderStats:
         seconds: per stage. `copy`: windows into the batch; `decode`: the same from 16-bit integers, with the change
             to physical units; `resample`: the same with a change of rate; `transform`; `move`: to the device, as far
             as this process waits for it; `wait`: the consumer stood still because no batch was ready.
+        asked_s: how long the consumer was in the loader between asking for a batch and having it: waiting, making
+            one itself, or moving it. What the input costs a training loop, besides the cores that threads use.
     """
 
     batches: int = 0
     windows: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
+    asked_s: float = 0.0
 
     def add(self, spent: Spent) -> None:
         """Add the stages of one task."""
@@ -61,13 +68,39 @@ class _Task:
         return self.made is not None or self.future.done()
 
 
+class _Pays:
+    """Whether threads pay: where the consumer only takes, one that copies for itself is quicker than any thread.
+
+    Copies are bound by memory, which threads share, and what another core has written is not in this one's cache.
+    Threads pay where the consumer does something else meanwhile, or where making is more than copying.
+    """
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, float, float]] = deque(maxlen=_ASK_AGAIN)
+
+    def __bool__(self) -> bool:
+        if not self._seen:
+            return False
+        use_s, make_s, copy_s = (sorted(column)[len(column) // 2] for column in zip(*self._seen, strict=True))
+        return bool(use_s > _BUSY * make_s or copy_s < 0.5 * make_s)
+
+    @contextmanager
+    def watch(self, spent: Spent) -> Iterator[None]:
+        """Around the time in which the consumer has the batches of one task."""
+        begin = time.perf_counter()
+        yield
+        copied_s = spent.seconds.get("copy", 0.0) + spent.seconds.get("decode", 0.0)
+        self._seen.append((time.perf_counter() - begin, sum(spent.seconds.values()), copied_s))
+
+
 class Loader:
     """Iterates a fabric with threads that write windows straight into batches, ahead of time.
 
     Threads suffice because copying, resampling and torch's operators let go of Python's lock; nothing is sent
     between processes. A consumer that finds no batch ready makes one that no thread has begun instead of
-    waiting, so that threads add to it and never replace it. Batches come in the fabric's order, and what is in
-    them does not depend on how many threads there are.
+    waiting, so that threads add to it and never replace it; as long as it does nothing but take batches that are
+    mere copies, it makes them all, because a thread could only be slower. Batches come in the fabric's order, and
+    what is in them does not depend on how many threads there are.
 
     The cursor counts what was delivered, not what was made ahead, and is the fabric's own: it can be taken with any
     number of threads and ranks and loaded with any other.
@@ -102,7 +135,7 @@ class Loader:
         Args:
             fabric: what to iterate.
             threads: how many work ahead; 0 makes each batch when it is asked for.
-            prefetch: most batches that are being made or ready at once; None allows 64 MiB of them, and at least two
+            prefetch: most batches that are being made or ready at once; None allows 16 MiB of them, and at least two
                 for each thread.
             device: where batches go; None leaves them in memory.
             pin_memory: make batches in page-locked memory, so that copies to a GPU do not wait; None does so for a
@@ -143,6 +176,7 @@ class Loader:
         return len(self.fabric)
 
     def __iter__(self) -> Iterator[Window]:
+        asked_s = time.perf_counter()
         plan = self.fabric.plan()
         tasks = [range(i, min(i + self._task, len(plan))) for i in range(0, len(plan), self._task)]
         for steps, made in self._inline(plan, tasks) if self.threads == 0 else self._ahead(plan, tasks):
@@ -155,7 +189,10 @@ class Loader:
                 self.stats.batches += 1
                 self.stats.windows += len(step.rows)
                 self.fabric.advance(step.end)
+                self.stats.asked_s += time.perf_counter() - asked_s
                 yield batch
+                asked_s = time.perf_counter()
+        self.stats.asked_s += time.perf_counter() - asked_s
         self.fabric.advance(None)
 
     def state_dict(self) -> dict[str, Any]:
@@ -180,11 +217,19 @@ class Loader:
         executor = ThreadPoolExecutor(self.threads, thread_name_prefix="fabric")
         try:
             most, begun = max(1, self.prefetch // self._task), 0
+            pays = _Pays()
             while begun < len(tasks) or waiting:
-                while begun < len(tasks) and len(waiting) < most:
+                while begun < len(tasks) and len(waiting) < (most if pays else 0):
                     steps = [plan[i] for i in tasks[begun]]
                     waiting.append(_Task(steps, executor.submit(self._make, steps)))
                     begun += 1
+                if not waiting:
+                    steps = [plan[i] for i in tasks[begun]]
+                    begun += 1
+                    made = self._make(steps)
+                    with pays.watch(made[1]):
+                        yield steps, made
+                    continue
                 # Sleeping costs more than working: what no thread has begun is made here, in order.
                 for task in waiting:
                     if waiting[0].ready:
@@ -197,7 +242,8 @@ class Loader:
                     with waited.on("wait"):
                         task.made = task.future.result()
                     self.stats.add(waited)
-                yield task.steps, task.made
+                with pays.watch(task.made[1]):
+                    yield task.steps, task.made
         finally:
             executor.shutdown(wait=True, cancel_futures=True)
 

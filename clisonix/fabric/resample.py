@@ -75,6 +75,11 @@ class Resampler:
         matrix = np.where(inside, taps[np.clip(at, 0, len(taps) - 1)], 0.0)
         self._matrix = matrix.astype(np.float32)
 
+    @property
+    def block(self) -> int:
+        """Outputs that are computed together; a run of outputs costs least if it begins at a multiple of it."""
+        return self._block
+
     def span(self, begin: int, samples: int) -> tuple[int, int]:
         """The input samples `[low, high)` that the outputs `[begin, begin + samples)` are computed from."""
         low = begin // self._block * self._advance + self._first

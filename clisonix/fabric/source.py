@@ -77,6 +77,7 @@ class SourceInfo:
         format: such as `"EDF+D"`.
         notes: a sentence for everything that is odd, was salvaged, or could not be understood.
         markers: names of the streams that hold events only; `Marker.stream` is one of them.
+        damage: the notes that say that something is missing or unreadable which ought to be there.
     """
 
     streams: tuple[StreamInfo, ...]
@@ -85,6 +86,7 @@ class SourceInfo:
     format: str
     notes: tuple[str, ...] = ()
     markers: tuple[str, ...] = ()
+    damage: tuple[str, ...] = ()
 
     def stream(self, name: str) -> StreamInfo:
         """The stream of this name.
@@ -123,10 +125,12 @@ class Marker(Event):
     Attributes:
         stream: name of the stream whose clock `time_s` is on; `""` for the clock of the file.
         duration_s: 0 for an instant.
+        sample: stream and index of the sample that it was written beside, where it was; its stamp may be unsteady.
     """
 
     stream: str = ""
     duration_s: float = 0.0
+    sample: tuple[str, int] | None = None
 
 
 @runtime_checkable

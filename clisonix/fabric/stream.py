@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,33 @@ FloatArray = npt.NDArray[np.float32]
 Int16Array = npt.NDArray[np.int16]
 BoolArray = npt.NDArray[np.bool_]
 Label = str | int
+
+
+class LaidOut(Protocol):
+    """int16 samples that lie somewhere in another order: `samples[:, low:high]` gives them in this one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """`(channels, time)`."""
+
+    @property
+    def ndim(self) -> int:
+        """2."""
+
+    @property
+    def size(self) -> int:
+        """Values in all."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """int16."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: Any) -> Int16Array: ...  # noqa: ANN401 - whatever NumPy takes
+
+
+Samples = FloatArray | Int16Array | LaidOut
 
 
 @dataclass(frozen=True)
@@ -50,7 +78,7 @@ class Stream:
         missing: the integer that stands for a value that was not measured, if there is one.
     """
 
-    samples: FloatArray | Int16Array
+    samples: Samples
     rate_hz: float
     start_s: float = 0.0
     channels: tuple[str, ...] = ()

@@ -96,6 +96,7 @@ class Weaver:
         self.lanes = {name: Lane(name, spec) for name, spec in streams.items()}
         self._start_s, self._late = start_s, late
         self._idle: set[str] = set()
+        self._silent: set[str] = set()  # idle, and not even sending what is late
         self._closed: set[str] = set()
         self._number = 0
         self._taken_until_s = -math.inf
@@ -106,6 +107,9 @@ class Weaver:
         if len(self._closed) == len(self.lanes):
             return math.inf
         active = [lane for name, lane in self.lanes.items() if name not in self._closed | self._idle]
+        if self.lanes.keys() <= self._closed | self._silent:
+            # Nobody is waited for, so whole windows of what was sent are not held back; the rest may still go on.
+            return max(lane.end_s for lane in self.lanes.values()) + self.guard_s + _SLACK
         return min((lane.frontier_s - lane.spec.jitter_s for lane in active), default=-math.inf) - self.lateness_s
 
     @property
@@ -130,6 +134,7 @@ class Weaver:
         if lane is None:
             raise ClisonixError(f"there is no stream {chunk.stream!r}{nearest(chunk.stream, self.lanes)}")
         late = lane.put(chunk, self._taken_until_s)
+        self._silent.discard(chunk.stream)
         count = self.counts[chunk.stream]
         count.received += len(chunk.times_s)
         if late is None or len(late.times_s) < len(chunk.times_s):
@@ -142,6 +147,7 @@ class Weaver:
 
     def idle(self, stream: str) -> None:
         """Wait for this stream no longer, until it sends again; its cells are masked."""
+        self._silent.add(stream)
         if stream not in self._idle:
             self._idle.add(stream)
             self.counts[stream].idle += 1

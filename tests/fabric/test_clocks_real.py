@@ -94,7 +94,7 @@ def test_the_command_shows_every_stream(data_root: Path, tmp_path: Path) -> None
 
 
 def test_pictures_mask_names_and_refuse_other_endings(tmp_path: Path) -> None:
-    panel = Panel("<b>&", np.arange(5.0), np.zeros(5), ((1.0, 2.0),), "1 segment")
+    panel = Panel("<b>&", np.arange(5.0), np.zeros(5), ((1.0, 2.0),), (3.0,), "1 segment")
     draw([panel], tmp_path / "a.svg")
     assert "<b>&" in "".join(ElementTree.parse(tmp_path / "a.svg").getroot().itertext())
     with pytest.raises(ClisonixError, match=r"svg or \.png"):

@@ -6,6 +6,7 @@ from clisonix.fabric.clocks.causal import CausalClock
 from clisonix.fabric.clocks.clock import Clock, Segment
 from clisonix.fabric.clocks.device import from_device
 from clisonix.fabric.clocks.edges import Edges, edges
+from clisonix.fabric.clocks.match import match_events
 from clisonix.fabric.clocks.offsets import from_offsets
 from clisonix.fabric.clocks.samples import from_samples
 
@@ -20,5 +21,6 @@ __all__ = [
     "from_device",
     "from_offsets",
     "from_samples",
+    "match_events",
     "pair_events",
 ]

@@ -19,6 +19,8 @@ _STEP = 3.0  # of the logarithm of the scale, over the packets seen
 _CONFIRM = 5  # packets that must agree before a clock counts as set anew
 _LATE_S = 10.0  # a packet that comes later than this was not just held up
 _BLOCK_S = 2.0  # longer than delays of a radio last
+_SHARED_S = 0.5  # how long packets share a delay, until blocks have told
+_BLOCKS = 30  # over which they tell
 _REFRESH = 4096  # packets after which sums are made again, so that rounding does not pile up
 
 
@@ -110,6 +112,7 @@ class CausalClock:
         self._sd = _FIRST_SD_S
         # Mean errors of some seconds tell how much packets of one burst share their delay.
         self._ratio, self._block, self._block_sum, self._block_count = 10.0, -math.inf, 0.0, 0
+        self._blocks = 0
 
     def _predict(self, own: float) -> float:
         return self._level + self._slope * (own - self._centre)
@@ -141,7 +144,8 @@ class CausalClock:
         if own >= self._block + _BLOCK_S:
             if self._block_count:
                 found = self._block_sum**2 / self._block_count / max(self._sd, 1e-12) ** 2
-                self._ratio += (min(found, 100.0) - self._ratio) / 30.0
+                self._ratio += (min(found, 100.0) - self._ratio) / _BLOCKS
+                self._blocks += 1
             self._block, self._block_sum, self._block_count = own, 0.0, 0
         self._block_sum += error
         self._block_count += 1
@@ -151,7 +155,12 @@ class CausalClock:
         return max(self._ratio, 1.0) * self._sd**2
 
     def _level_sd(self) -> float:
-        return math.sqrt(self._variance() / len(self._points))
+        # Few blocks say little about what packets share, and a short stretch may be one delay: never too sure early.
+        span_s = max(self._newest - self._first, 1e-9)
+        shared = min(_SHARED_S * len(self._points) / span_s, len(self._points)) / (
+            1 + self._blocks * _BLOCK_S / _BLOCKS
+        )
+        return self._sd * math.sqrt(max(self._ratio, shared, 1.0) / len(self._points))
 
     def _slope_sd(self) -> float:
         return 1.0 / math.sqrt((1e6 / self.rate_ppm) ** 2 + self._spread / max(self._variance(), 1e-30))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -10,11 +11,14 @@ from typing import NamedTuple
 import numpy as np
 
 from clisonix.errors import ClisonixError
+from clisonix.fabric.clocks.clock import Clock
 from clisonix.fabric.clocks.line import FloatArray
 from clisonix.fabric.clocks.streams import StreamClocks
 from clisonix.files import write_atomic, write_bytes
 
-_WIDTH, _HEIGHT, _LEFT, _TOP = 900, 130, 90, 26
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP = 900, 130, 90, 30, 26
+_TICKS = 6
+_LEAST_MS = 1e-3  # of the scale: what is smaller is rounding
 _COLUMNS = 400  # each drawn from its least to its largest value, so no outlier is hidden
 
 
@@ -26,6 +30,7 @@ class Panel(NamedTuple):
         times_s: `(n,)` since the beginning of its first sample.
         jitter_ms: `(n,)` stamp minus what the clock says.
         gaps: times at which samples are missing, `(from, to)`.
+        breaks: times from which another line holds.
         text: what the segments are.
     """
 
@@ -33,6 +38,7 @@ class Panel(NamedTuple):
     times_s: FloatArray
     jitter_ms: FloatArray
     gaps: tuple[tuple[float, float], ...]
+    breaks: tuple[float, ...]
     text: str
 
 
@@ -52,10 +58,27 @@ def panels(clocks: StreamClocks, stamps: Mapping[str, FloatArray]) -> list[Panel
             for s, total in zip(clock.segments, lost.tolist(), strict=True)
             if s.lost
         )
-        segment = clock.segments[0]
-        text = f"{len(clock.segments)} segments, {clock.lost} lost, jitter {1e3 * segment.residual_sd_s:.3g} ms"
-        made.append(Panel(name, shown, 1e3 * (stamps[name] - times), gaps, text))
+        breaks = tuple(
+            float(b.first_s + total / rate)
+            for a, b, total in zip(clock.segments, clock.segments[1:], lost.tolist()[1:], strict=False)
+            if a.rate_ppm != b.rate_ppm
+        )
+        made.append(Panel(name, shown, 1e3 * (stamps[name] - times), gaps, breaks, _described(clock)))
     return made
+
+
+def _described(clock: Clock) -> str:
+    count = len(clock.segments)
+    jitter_ms = 1e3 * max(s.residual_sd_s for s in clock.segments)
+    jitter = f"jitter {jitter_ms:.3g} ms" if jitter_ms >= _LEAST_MS else f"jitter below {_LEAST_MS:g} ms"
+    return f"{count} segment{'s' if count > 1 else ''}, {clock.lost} lost, {jitter}"
+
+
+def _ticks(span: float) -> list[float]:
+    """Round times from 0 on, no more than a reader can use."""
+    size = 10.0 ** math.floor(math.log10(span / _TICKS))
+    step = next(size * k for k in (1, 2, 5, 10) if size * k * _TICKS >= span)
+    return [k * step for k in range(int(span / step + 1e-9) + 1)]
 
 
 def draw(shown: Sequence[Panel], path: Path) -> None:
@@ -83,14 +106,15 @@ def svg(shown: Sequence[Panel]) -> str:
     ]
     for row, panel in enumerate(shown):
         parts += _panel(panel, row * (_HEIGHT + _TOP) + _TOP)
-    parts.append(f'<text x="{_LEFT}" y="{height - 8}">seconds from the first sample; left: jitter in ms</text></svg>')
+    legend = "seconds from the first sample; left: jitter in ms; red: samples lost; dashed: clock set anew"
+    parts.append(f'<text x="{_LEFT}" y="{height - 8}">{legend}</text></svg>')
     return "\n".join(parts)
 
 
 def _panel(panel: Panel, top: float) -> list[str]:
     span = max(float(panel.times_s[-1]), 1e-9)
-    low, high = min(float(panel.jitter_ms.min()), -1e-3), max(float(panel.jitter_ms.max()), 1e-3)
-    wide = _WIDTH - _LEFT - 10
+    low, high = min(float(panel.jitter_ms.min()), -_LEAST_MS), max(float(panel.jitter_ms.max()), _LEAST_MS)
+    wide = _WIDTH - _LEFT - _RIGHT
 
     def x(time: float) -> float:
         return round(_LEFT + wide * time / span, 1)
@@ -99,16 +123,20 @@ def _panel(panel: Panel, top: float) -> list[str]:
         return round(top + (_HEIGHT - 20) * (high - value) / (high - low), 1)
 
     parts = [f'<text x="{_LEFT}" y="{top - 6}" font-weight="bold">{escape(panel.name)}</text>']
-    parts.append(f'<text x="{_WIDTH - 10}" y="{top - 6}" text-anchor="end">{escape(panel.text)}</text>')
+    parts.append(f'<text x="{_WIDTH - _RIGHT}" y="{top - 6}" text-anchor="end">{escape(panel.text)}</text>')
     for start, stop in panel.gaps:
         place = f'x="{x(start)}" y="{top}" width="{max(x(stop) - x(start), 1)}" height="{_HEIGHT - 20}"'
         parts.append(f'<rect {place} fill="#f3c9c2"/>')
+    for at in panel.breaks:
+        place = f'x1="{x(at)}" x2="{x(at)}" y1="{top}" y2="{top + _HEIGHT - 20}"'
+        parts.append(
+            f'<line {place} stroke="#a33" stroke-dasharray="4 3"><title>the clock was set anew</title></line>'
+        )
     for value in (low, 0.0, high):
-        parts.append(f'<line x1="{_LEFT}" x2="{_WIDTH - 10}" y1="{y(value)}" y2="{y(value)}" stroke="#ddd"/>')
+        parts.append(f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y(value)}" y2="{y(value)}" stroke="#ddd"/>')
         parts.append(f'<text x="{_LEFT - 6}" y="{y(value) + 4}" text-anchor="end">{value:.3g}</text>')
     parts += [
-        f'<text x="{x(at)}" y="{top + _HEIGHT - 6}" text-anchor="middle">{at:.4g}</text>'
-        for at in np.linspace(0.0, span, 6).tolist()
+        f'<text x="{x(at)}" y="{top + _HEIGHT - 6}" text-anchor="middle">{at:.4g}</text>' for at in _ticks(span)
     ]
     edges = np.unique(np.linspace(0, len(panel.times_s), _COLUMNS + 1).astype(np.int64))
     path = []
@@ -130,6 +158,8 @@ def _png(shown: Sequence[Panel], path: Path) -> None:
         axis.plot(panel.times_s, panel.jitter_ms, ".", markersize=1, color="#23627f")
         for start, stop in panel.gaps:
             axis.axvspan(start, stop, color="#f3c9c2")
+        for at in panel.breaks:
+            axis.axvline(at, color="#a33", linestyle="--")
         axis.set_title(f"{panel.name}: {panel.text}", fontsize=9)
         axis.set_ylabel("jitter, ms")
     figure.savefig(path, format="png", dpi=120)

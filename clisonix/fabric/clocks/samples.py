@@ -5,20 +5,31 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from clisonix.errors import ClisonixError
 from clisonix.fabric.clocks.clock import Clock, Segment
-from clisonix.fabric.clocks.line import FloatArray, dependence, scale
+from clisonix.fabric.clocks.line import FloatArray, dependence
 from clisonix.fabric.clocks.losses import SEEN, IntArray, find_losses, slope_of
+from clisonix.fabric.clocks.steps import steps_by_earliest, steps_by_mean, within
 
-_GROSS = 8.0  # robust standard deviations from which a stamp is wrong, not late
-_SURE = 3.0  # standard errors between a step and the halfway point to the next whole sample
+_SURE = 0.95  # chance from which one number of lost samples is taken for the true one
+_MISFIT = 3.5  # standard errors from every whole number: no loss of samples
+_NUMBERS = 12  # of lost samples that are weighed on each side of the likeliest
 _LATE = 4.0  # standard errors that a step must have, and standard deviations of the stamps that one back must have
 _PAUSE_S = 60.0  # after which a stream starts again, with a rate of its own
 _PASSES = 20
+
+
+class _Lost(NamedTuple):
+    """First samples after each loss, how many samples it took, and the standard error of that."""
+
+    at: IntArray
+    samples: FloatArray
+    sds: FloatArray
 
 
 def from_samples(
@@ -31,8 +42,8 @@ def from_samples(
     """A clock from sample index to time.
 
     Samples come at a steady rate; their stamps jitter. One rate holds for the whole stream; each loss starts a new
-    segment, a whole number of samples later where the stamps are good enough to tell which number, so that all
-    segments share one line. After a clock was set back, or a pause of a minute, a rate of its own begins.
+    segment on the same line, as many samples later as the stamps say: a whole number, as far as they can tell which.
+    After a clock was set back, or a pause of a minute, a rate of its own begins.
 
     What is lost without a trace in the stamps (less than about 6 standard deviations of a second's mean jitter, or
     a single sample under strong jitter) can be found by `counter` only.
@@ -74,18 +85,17 @@ def from_samples(
             )
         own = slope_of(part) if slope_of(part) > 0 else period
         if count is None:
-            at, lost = _lost_by_stamps(part, own)
+            lost = _lost_by_stamps(part, own)
         else:
-            at, lost = _lost_by_counter(part, own, count[start:stop], modulus)
-        made = _segments(part, at, lost, rate_hz, start)
+            lost = _lost_by_counter(part, own, count[start:stop], modulus)
+        made = _segments(part, lost, rate_hz, start)
         if start:
             made[0] = replace(made[0], lost=max(round(float(gaps[start - 1]) / own) - 1, 0))
         segments += made
     return Clock(tuple(segments), rate_hz=rate_hz, method="sample stamps" if count is None else "sample counter")
 
 
-def _lost_by_stamps(stamps: FloatArray, period: float) -> tuple[IntArray, FloatArray]:
-    """First samples after each loss, and how many were lost: a whole number, or NaN where that is not sure."""
+def _lost_by_stamps(stamps: FloatArray, period: float) -> _Lost:
     index, gaps = np.arange(len(stamps), dtype=np.float64), np.diff(stamps)
     at = np.empty(0, np.int64)
     residuals = stamps - stamps[0] - period * index
@@ -95,24 +105,46 @@ def _lost_by_stamps(stamps: FloatArray, period: float) -> tuple[IntArray, FloatA
             break
         at = np.union1d(at, new)
         group = np.searchsorted(at, np.arange(len(stamps)), side="right")
-        period, residuals = _within(index, stamps - stamps[0], group)[1:]
+        period, residuals = within(index, stamps - stamps[0], group)[1:]
     at = _without_delays(stamps - stamps[0], at)
     if not len(at):
-        return at, np.empty(0)
-    levels, period, step_sd, _ = _steps(stamps - stamps[0], at)
-    steps, step_sd = np.diff(levels) / period, step_sd / period
-    whole = np.round(steps)
-    sure = (whole >= 1) & (_SURE * step_sd < 0.5) & (np.abs(steps - whole) < np.maximum(_SURE * step_sd, 0.02))
-    return at, np.where(sure, whole, np.nan)
+        return _Lost(at, np.empty(0), np.empty(0))
+    steps = steps_by_mean(stamps - stamps[0], at)
+    sharp = steps_by_earliest(stamps - stamps[0], at, steps.period_s)
+    if sharp is not None and np.median(sharp.sds_s) < np.median(steps.sds_s):
+        steps = sharp
+    return _Lost(at, *_likely(steps.sizes_s / steps.period_s, steps.sds_s / steps.period_s))
+
+
+def _likely(sizes: FloatArray, sds: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Mean and standard deviation of what was lost, in samples, knowing that it was a whole number of them.
+
+    Where stamps tell which number, this is that number; where they tell nothing, this is what they say. A step that
+    is far from every whole number for how well it is known was no loss of samples alone, and stays what it is.
+    """
+    near = np.maximum(np.round(sizes), 1.0)
+    whole = np.maximum(near[:, None] + np.arange(-_NUMBERS, _NUMBERS + 1), 1.0)
+    sd = np.maximum(sds, 1e-3)[:, None]
+    chances = np.exp(-0.5 * ((whole - sizes[:, None]) ** 2 - (near - sizes)[:, None] ** 2) / sd**2)
+    # A number below 1 was pushed up to 1, which must not count for more.
+    chances[:, 1:] *= np.diff(whole) > 0
+    chances /= chances.sum(1, keepdims=True)
+    mean = np.sum(chances * whole, 1)
+    spread = np.sqrt(np.sum(chances * (whole - mean[:, None]) ** 2, 1))
+    sure = chances.max(1) > _SURE
+    mean, spread = np.where(sure, near, mean), np.where(sure, 0.0, spread)
+    fits = (np.abs(near - sizes) < np.maximum(_MISFIT * sds, 0.02)) & (sds < _NUMBERS / 4)
+    return np.where(fits, mean, sizes), np.where(fits, spread, sds)
 
 
 def _without_delays(stamps: FloatArray, at: IntArray) -> IntArray:
     """Leave out steps that are no losses: ends of delays, and what a rate that wanders does by itself."""
     while len(at):
-        levels, _, step_sd, sd = _steps(stamps, at)
-        steps = np.diff(levels)
+        found = steps_by_mean(stamps, at)
+        steps = found.sizes_s
         # A clock that was set back is more than the end of a delay whose beginning was too gentle to be seen.
-        weak = np.where((steps < 0) & (steps > -_LATE * sd), 0.0, np.abs(steps) / np.maximum(step_sd, 1e-12))
+        weak = np.abs(steps) / np.maximum(found.sds_s, 1e-12)
+        weak[(steps < 0) & (steps > -_LATE * found.sd_s)] = 0.0
         weak[np.abs(steps) * SEEN > np.abs(np.diff(stamps)[at - 1])] = 0.0
         if weak.min() < _LATE:
             at = np.delete(at, int(np.argmin(weak)))
@@ -127,20 +159,9 @@ def _without_delays(stamps: FloatArray, at: IntArray) -> IntArray:
     return at
 
 
-def _steps(stamps: FloatArray, at: IntArray) -> tuple[FloatArray, float, FloatArray, float]:
-    """Levels of the pieces between losses, common period, standard errors of the steps, deviation of the stamps."""
-    group = np.searchsorted(at, np.arange(len(stamps)), side="right")
-    levels, period, residuals = _within(np.arange(len(stamps), dtype=np.float64), stamps, group)
-    sizes = np.bincount(group)
-    sd, ratio = float(np.std(residuals)), dependence(residuals)[0]
-    level_sd = sd * np.sqrt(ratio / sizes)
-    apart = (sizes[1:] + sizes[:-1]) / 2 * sd * math.sqrt(ratio / float(np.sum(sizes.astype(np.float64) ** 3 / 12)))
-    return levels, period, np.sqrt(level_sd[1:] ** 2 + level_sd[:-1] ** 2 + apart**2), sd
-
-
 def _lost_by_counter(
     stamps: FloatArray, period: float, counter: npt.NDArray[np.generic], modulus: int | None
-) -> tuple[IntArray, FloatArray]:
+) -> _Lost:
     if counter.shape != stamps.shape:
         raise ClisonixError(f"the counter has the shape {counter.shape}, expected {stamps.shape} as the stamps")
     count = np.asarray(counter, np.float64)
@@ -154,75 +175,47 @@ def _lost_by_counter(
     missing = np.mod(steps - 1, modulus)
     at = np.flatnonzero(missing) + 1
     # Whole rounds of the counter leave no trace in it: there the stamps must tell.
-    seen, _ = _lost_by_stamps(stamps, period)
-    at = np.union1d(at, seen)
+    at = np.union1d(at, _lost_by_stamps(stamps, period).at)
     if not len(at):
-        return at, np.empty(0)
-    levels, period, step_sd, _ = _steps(stamps - stamps[0], at)
+        return _Lost(at, np.empty(0), np.empty(0))
+    seen = steps_by_mean(stamps - stamps[0], at)
     part = missing[at - 1]
-    more = np.diff(levels) / period - part
+    more = seen.sizes_s / seen.period_s - part
     # Rounds are counted only where jitter cannot feign them: short pieces have no level to speak of.
-    rounds = np.where(more * period > _LATE * step_sd, np.round(more / modulus), 0.0)
+    rounds = np.where(more * seen.period_s > _LATE * seen.sds_s, np.round(more / modulus), 0.0)
     total = part + modulus * np.maximum(rounds, 0)
-    return at[total > 0], total[total > 0]
+    return _Lost(at[total > 0], total[total > 0], np.zeros(np.count_nonzero(total > 0)))
 
 
-def _within(index: FloatArray, stamps: FloatArray, group: IntArray) -> tuple[FloatArray, float, FloatArray]:
-    """One slope and a level for each group, by least squares without the stamps that are grossly wrong.
-
-    Returns:
-        Levels at index 0, the slope, and residuals.
-    """
-    weights = np.ones_like(stamps)
-    levels, slope, residuals = np.zeros(1), 0.0, stamps
-    for _ in range(10):
-        n = np.bincount(group, weights)
-        mean_x, mean_y = np.bincount(group, weights * index) / n, np.bincount(group, weights * stamps) / n
-        dx, dy = index - mean_x[group], stamps - mean_y[group]
-        slope = float(np.sum(weights * dx * dy) / np.sum(weights * dx * dx))
-        levels = mean_y - slope * mean_x
-        residuals = stamps - levels[group] - slope * index
-        limit = max(_GROSS * scale(residuals), 1e-9)
-        new = np.minimum(1.0, limit / np.maximum(np.abs(residuals), 1e-300))
-        if np.max(np.abs(new - weights)) < 1e-6:
-            break
-        weights = new
-    return levels, slope, residuals
-
-
-def _segments(stamps: FloatArray, at: IntArray, lost: FloatArray, rate_hz: float, start: int) -> list[Segment]:
-    """Segments of one stretch: losses of a known number of samples share a line, others begin a new level."""
-    n = len(stamps)
-    piece = np.searchsorted(at, np.arange(n), side="right")
-    before = np.concatenate([[0.0], np.cumsum(np.nan_to_num(lost))])
-    level_of = np.concatenate([[0], np.cumsum(np.isnan(lost))]).astype(np.int64)
-    count, group = np.arange(n) + before[piece], level_of[piece]
+def _segments(stamps: FloatArray, lost: _Lost, rate_hz: float, start: int) -> list[Segment]:
+    """Segments of one stretch, which share a line once what was lost is counted."""
+    n, at = len(stamps), lost.at
+    before = np.concatenate([[0.0], np.cumsum(lost.samples)])
+    count = np.arange(n) + before[np.searchsorted(at, np.arange(n), side="right")]
     base = stamps[0]
-    levels, slope, residuals = _within(count, stamps - base, group)
+    (level,), slope, residuals = within(count, stamps - base, np.zeros(n, np.int64))
     ratio, degrees = dependence(residuals)
-    sd = float(np.sqrt(np.sum(residuals**2) / max(n - 1 - len(levels), 1)))
-    sizes = np.bincount(group)
-    middles = np.bincount(group, count) / sizes
-    spread = float(np.sum((count - middles[group]) ** 2))
+    sd = float(np.sqrt(np.sum(residuals**2) / max(n - 2 - int(np.count_nonzero(lost.sds)), 1)))
+    middle = float(np.mean(count))
+    spread = float(np.sum((count - middle) ** 2))
     made = []
     for k, (first, stop) in enumerate(zip([0, *at.tolist()], [*at.tolist(), n], strict=True)):
-        g = level_of[k]
-        reference = float(start + middles[g] - before[k]) / rate_hz
-        step = (levels[g] - levels[level_of[k - 1]]) / slope if k else 0.0
-        gone = 0.0 if k == 0 else step if np.isnan(lost[k - 1]) else lost[k - 1]
+        reference = float(start + middle - before[k]) / rate_hz
+        # A wrong step moves either side by the other's share of the samples.
+        others = np.where(np.arange(len(at)) < k, at, n - at).astype(np.float64) / n
         made.append(
             Segment(
                 first_s=(start + first) / rate_hz,
                 last_s=(start + stop - 1) / rate_hz,
                 reference_s=reference,
-                offset_s=float(base + levels[g] + slope * middles[g]) - reference,
+                offset_s=float(base + level + slope * middle) - reference,
                 rate_ppm=1e6 * (slope * rate_hz - 1),
                 residual_sd_s=sd,
-                offset_sd_s=sd * math.sqrt(ratio / sizes[g]),
+                offset_sd_s=math.hypot(sd * math.sqrt(ratio / n), slope * float(np.linalg.norm(others * lost.sds))),
                 rate_sd_ppm=1e6 * rate_hz * sd * math.sqrt(ratio / spread),
                 degrees=degrees,
                 measurements=stop - first,
-                lost=max(round(gone), 0),
+                lost=max(round(float(lost.samples[k - 1])), 0) if k else 0,
             )
         )
     return made

@@ -61,7 +61,7 @@ class AcqSource(FileSource):
                 at += samples.shape[1]
             yield from pending.rest()
             if at < (info.samples or 0):
-                self._notes.say(f"truncated: {at} of {info.samples} samples of {info.name} are there")
+                self._notes.say_damage(f"truncated: {at} of {info.samples} samples of {info.name} are there")
 
     def events(self) -> list[Event]:
         """The markers that have a time."""

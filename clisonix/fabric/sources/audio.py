@@ -52,7 +52,7 @@ class AudioSource(FileSource):
                     yield Chunk(info.name, np.ascontiguousarray(samples.T), times_s, at)
                     at += len(samples)
             if at != info.samples:
-                self._notes.say(f"the header announces {info.samples} samples, {at} are there")
+                self._notes.say_damage(f"the header announces {info.samples} samples, {at} are there")
 
     def _read(self, file: Any, block: int) -> Any:  # noqa: ANN401 - soundfile has no types
         import soundfile
@@ -60,7 +60,7 @@ class AudioSource(FileSource):
         try:
             return file.read(block, dtype="float32", always_2d=True)
         except (soundfile.LibsndfileError, RuntimeError):
-            self._notes.say("its audio data are damaged; it was read up to there")
+            self._notes.say_damage("its audio data are damaged; it was read up to there")
             return ()
 
     @contextmanager
@@ -84,6 +84,8 @@ class AudioSource(FileSource):
                 if name == b"data":
                     there = size - file.tell()
                     if length > there and length != 0xFFFFFFFF:
-                        self._notes.say(f"truncated at byte {size}: {there} of {length} bytes of audio are there")
+                        self._notes.say_damage(
+                            f"truncated at byte {size}: {there} of {length} bytes of audio are there"
+                        )
                     return
                 file.seek(length + length % 2, 1)

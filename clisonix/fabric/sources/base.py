@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ class Notes:
 
     def __init__(self) -> None:
         self._said: dict[str, None] = {}
+        self._damage: dict[str, None] = {}
         self._more = 0
 
     def say(self, sentence: str) -> None:
@@ -31,6 +33,17 @@ class Notes:
             self._said[sentence] = None
         else:
             self._more += 1
+
+    def say_damage(self, sentence: str) -> None:
+        """Note that something is missing or unreadable which ought to be there."""
+        self.say(sentence)
+        if len(self._damage) < _MOST_NOTES:
+            self._damage[sentence] = None
+
+    @property
+    def damage(self) -> tuple[str, ...]:
+        """What was noted about damage."""
+        return tuple(self._damage)
 
     def all(self) -> tuple[str, ...]:
         """What was noted, in that order."""
@@ -110,7 +123,7 @@ def longest(streams: tuple[StreamInfo, ...]) -> float | None:
 def with_notes(info: SourceInfo, notes: Notes) -> SourceInfo:
     """The same, with what was noted since."""
     more = tuple(note for note in notes.all() if note not in info.notes)
-    return SourceInfo(info.streams, info.events_count, info.duration_s, info.format, info.notes + more, info.markers)
+    return replace(info, notes=info.notes + more, damage=notes.damage)
 
 
 def must_be_file(path: Path) -> None:

@@ -8,13 +8,29 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from clisonix.errors import ClisonixError
+from clisonix.errors import ClisonixError, nearest
 from clisonix.fabric.source import Chunk, Float64Array, Marker, StreamInfo, Wanted, plain, unique
 from clisonix.fabric.sources.base import Notes, Pending, even_times
 
 _TIME = re.compile(r"(lsl_|unix_)?(timestamps?|time|seconds|t)([ _]?[(\[]?(s|sec|seconds|ms)[)\]]?)?$", re.I)
 _MARKER = re.compile(r"(markers?|stim(ulus)?|triggers?|events?)[ _]?\d*$", re.I)
 _UNIT = re.compile(r"(.+?)\s*[\[(]([^\[\]()]{1,12})[\])]$")
+_Roles = tuple[int | None, tuple[int, ...], tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What the columns of a table are, where their names do not say it.
+
+    Attributes:
+        channels: names of the columns of samples; None takes all that are nothing else.
+        time: name of the column of times, in seconds, or in milliseconds if it ends in `ms`; None for even times.
+        markers: names of the columns of event codes; an event is where one becomes another code than 0.
+    """
+
+    channels: tuple[str, ...] | None = None
+    time: str | None = None
+    markers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -44,7 +60,13 @@ class Layout:
 
 
 def lay_out(
-    names: Sequence[str], head: Float64Array, dtype: str, rate_hz: float | None, rows: int | None, notes: Notes
+    names: Sequence[str],
+    head: Float64Array,
+    dtype: str,
+    rate_hz: float | None,
+    rows: int | None,
+    notes: Notes,
+    columns: Columns | None = None,
 ) -> Layout:
     """Tell the columns apart by their names; a unit may stand behind a name in brackets.
 
@@ -55,14 +77,13 @@ def lay_out(
         rate_hz: as the user said; without it, it is taken from steady times.
         rows: how many there are, if that is known.
         notes: where guesses are noted.
+        columns: what they are; None guesses.
+
+    Raises:
+        ClisonixError: a column of `columns` that is not there.
     """
     shown = unique([plain(name, 40) or f"ch{i}" for i, name in enumerate(names)])
-    text = [i for i in range(len(shown)) if len(head) and np.isnan(head[:, i]).all()]
-    time = next((i for i, name in enumerate(shown) if _TIME.match(name) and i not in text), None)
-    markers = tuple(i for i, name in enumerate(shown) if _MARKER.match(name) and i != time and i not in text)
-    signals = tuple(i for i in range(len(shown)) if i != time and i not in markers and i not in text)
-    if text:
-        notes.say(f"columns that begin without numbers were left out: {', '.join(shown[i] for i in text[:8])}")
+    time, markers, signals = _guess(shown, head, notes) if columns is None else _find(shown, columns)
     scale = 1e-3 if time is not None and re.search(r"[ _(\[]ms[)\]]?$", shown[time]) else 1.0
     start_s: float | None = 0.0
     if time is not None:
@@ -84,6 +105,28 @@ def lay_out(
         "signals", channels, units, rate_hz, "file", rows, start_s, dtype, () if time is None else None
     )
     return Layout(shown, time, scale, markers, signals, stream)
+
+
+def _guess(shown: Sequence[str], head: Float64Array, notes: Notes) -> _Roles:
+    text = [i for i in range(len(shown)) if len(head) and np.isnan(head[:, i]).all()]
+    time = next((i for i, name in enumerate(shown) if _TIME.match(name) and i not in text), None)
+    markers = tuple(i for i, name in enumerate(shown) if _MARKER.match(name) and i != time and i not in text)
+    if text:
+        notes.say(f"columns that begin without numbers were left out: {', '.join(shown[i] for i in text[:8])}")
+    return time, markers, tuple(i for i in range(len(shown)) if i != time and i not in markers and i not in text)
+
+
+def _find(shown: Sequence[str], columns: Columns) -> _Roles:
+    def place(name: str) -> int:
+        if name not in shown:
+            raise ClisonixError(f"there is no column {name!r}{nearest(name, shown)}")
+        return shown.index(name)
+
+    time = None if columns.time is None else place(columns.time)
+    markers = tuple(place(name) for name in columns.markers)
+    if columns.channels is not None:
+        return time, markers, tuple(place(name) for name in columns.channels)
+    return time, markers, tuple(i for i in range(len(shown)) if i != time and i not in markers)
 
 
 def cut_chunks(layout: Layout, blocks: Iterator[Float64Array], want: Wanted, notes: Notes) -> Iterator[Chunk]:
@@ -116,17 +159,24 @@ def find_events(layout: Layout, blocks: Iterator[Float64Array]) -> list[Marker]:
     if not layout.markers or (layout.time is None and layout.stream.rate_hz is None):
         return found
     before = np.zeros(len(layout.markers))
-    index = 0
+    index = kept = 0
     for rows in blocks:
         times_s = _times(layout, rows, index)
         index += len(rows)
+        known = np.isfinite(times_s)
+        rows, times_s = rows[known], times_s[known]
         for m, column in enumerate(layout.markers):
             codes = np.nan_to_num(rows[:, column])
             new = np.flatnonzero((codes != 0) & (codes != np.concatenate((before[m : m + 1], codes[:-1]))))
             if len(codes):
                 before[m] = codes[-1]
             name = layout.names[column]
-            found += [Marker(float(times_s[i]), int(codes[i]), name) for i in new if abs(codes[i]) < 2**53]
+            found += [
+                Marker(float(times_s[i]), int(codes[i]), name, sample=(layout.stream.name, kept + int(i)))
+                for i in new
+                if abs(codes[i]) < 2**53
+            ]
+        kept += len(rows)
     return sorted(found, key=lambda marker: marker.time_s)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from clisonix.fabric.source import Chunk, Float64Array, SourceError, SourceInfo, wanted
 from clisonix.fabric.sources.base import FileSource, Notes, with_notes
-from clisonix.fabric.sources.columns import Layout, cut_chunks, find_events, lay_out
+from clisonix.fabric.sources.columns import Columns, Layout, cut_chunks, find_events, lay_out
 from clisonix.fabric.sources.text_table import Table, open_text, read_line
 from clisonix.fabric.stream import Event
 
@@ -25,15 +25,16 @@ class CsvSource(FileSource):
 
     format = "CSV"
 
-    def __init__(self, path: Path | str, rate_hz: float | None = None) -> None:
+    def __init__(self, path: Path | str, rate_hz: float | None = None, columns: Columns | None = None) -> None:
         """Remember where it is.
 
         Args:
             path: the file.
             rate_hz: nominal rate, for files that have no times or unsteady ones.
+            columns: what the columns are; None goes by their names.
         """
         super().__init__(path)
-        self._rate_hz = rate_hz
+        self._rate_hz, self._columns = rate_hz, columns
         self._notes = Notes()
 
     def inspect(self) -> SourceInfo:
@@ -68,7 +69,7 @@ class CsvSource(FileSource):
     def _layout(self) -> Layout:
         names, _, _ = self._header
         head = next(itertools.islice(self._blocks(), 1), np.zeros((0, len(names))))
-        return lay_out(names, head, "text", self._rate_hz, None, self._notes)
+        return lay_out(names, head, "text", self._rate_hz, None, self._notes, self._columns)
 
     def _blocks(self) -> Iterator[Float64Array]:
         names, separator, named = self._header

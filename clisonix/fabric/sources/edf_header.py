@@ -100,11 +100,11 @@ def read_header(path: Path, file: BinaryIO, size: int, notes: Notes) -> EdfHeade
     if records == -1:
         notes.say("the recorder did not count the records; it may not have ended as it should")
     elif whole < records:
-        notes.say(f"truncated at byte {size}: {whole} of {records} records are there")
+        notes.say_damage(f"truncated at byte {size}: {whole} of {records} records are there")
     elif whole > records or rest:
         notes.say(f"{size - begin - records * record} bytes behind the last record were left out")
     if records != whole and rest and (records == -1 or whole < records):
-        notes.say(f"the last {rest} bytes are no whole record and were left out")
+        notes.say_damage(f"the last {rest} bytes are no whole record and were left out")
     whole = whole if records == -1 else min(whole, records)
     return EdfHeader(variant if plus else kind, width, begin, record, record_s, whole, signals)
 

@@ -24,7 +24,7 @@ def parse_annotations(content: bytes, notes: Notes) -> list[Marker]:
     end = 0
     for match in _LIST.finditer(content):
         if content[end : match.start()].strip(b"\0"):
-            notes.say("an annotation could not be read and was left out")
+            notes.say_damage("an annotation could not be read and was left out")
         end = match.end()
         time_s, duration_s = _seconds(match[1]), _seconds(match[2] or b"0")
         if time_s is None or duration_s is None:
@@ -32,7 +32,7 @@ def parse_annotations(content: bytes, notes: Notes) -> list[Marker]:
         texts = (text.decode("utf-8", "replace") for text in match[3].split(b"\x14") if text)
         found.extend(Marker(time_s, text, "", duration_s) for text in texts)
     if content[end:].strip(b"\0"):
-        notes.say("an annotation could not be read and was left out")
+        notes.say_damage("an annotation could not be read and was left out")
     return found
 
 

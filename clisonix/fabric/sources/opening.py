@@ -9,6 +9,7 @@ from pathlib import Path
 from clisonix.errors import ClisonixError
 from clisonix.fabric.source import Source
 from clisonix.fabric.sources.base import must_be_file
+from clisonix.fabric.sources.columns import Columns
 from clisonix.fabric.units import check_asked
 
 _KNOWN = (
@@ -33,7 +34,13 @@ _MNE = (
 _TEXT = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
 
 
-def open_source(path: Path | str, *, rate_hz: float | None = None, units: Sequence[str] = ()) -> Source:
+def open_source(
+    path: Path | str,
+    *,
+    rate_hz: float | None = None,
+    units: Sequence[str] = (),
+    columns: Columns | None = None,
+) -> Source:
     """Open a recording, whatever its format. Only its first bytes are read here.
 
     Args:
@@ -41,6 +48,7 @@ def open_source(path: Path | str, *, rate_hz: float | None = None, units: Sequen
         rate_hz: nominal rate of a table or array that does not say it (CSV, Parquet, NumPy).
         units: units to convert to, at most one per quantity, such as `["uV", "uS", "g", "degC"]`; channels that
             measure something else stay in their own.
+        columns: what the columns of a table are (CSV, Parquet); None goes by their names.
 
     Raises:
         ClisonixError: missing, of no known format, or a rate or unit that makes no sense.
@@ -49,7 +57,7 @@ def open_source(path: Path | str, *, rate_hz: float | None = None, units: Sequen
     if rate_hz is not None and not 0 < rate_hz < float("inf"):
         raise ClisonixError(f"rate_hz is {rate_hz}, expected a positive number")
     check_asked([units] if isinstance(units, str) else units)
-    source = _open(path, rate_hz)
+    source = _open(path, rate_hz, columns)
     if not units:
         return source
     from clisonix.fabric.sources.converted import Converted
@@ -57,7 +65,7 @@ def open_source(path: Path | str, *, rate_hz: float | None = None, units: Sequen
     return Converted(source, units)
 
 
-def _open(path: Path, rate_hz: float | None) -> Source:
+def _open(path: Path, rate_hz: float | None, columns: Columns | None) -> Source:
     if path.is_dir() and path.suffix != ".mff":
         from clisonix.fabric.sources.e4 import E4Source
 
@@ -69,12 +77,12 @@ def _open(path: Path, rate_hz: float | None) -> Source:
             from clisonix.fabric.sources.wfdb import WfdbSource
 
             return WfdbSource(path.with_suffix(".hea"))
-        if (source := _by_content(path, rate_hz)) is not None:
+        if (source := _by_content(path, rate_hz, columns)) is not None:
             return source
-    return _by_name(path, rate_hz)
+    return _by_name(path, rate_hz, columns)
 
 
-def _by_content(path: Path, rate_hz: float | None) -> Source | None:
+def _by_content(path: Path, rate_hz: float | None, columns: Columns | None) -> Source | None:
     try:
         with path.open("rb") as file:
             head = file.read(12)
@@ -96,7 +104,7 @@ def _by_content(path: Path, rate_hz: float | None) -> Source | None:
     if head[:4] == b"PAR1":
         from clisonix.fabric.sources.parquet import ParquetSource
 
-        return ParquetSource(path, rate_hz)
+        return ParquetSource(path, rate_hz, columns)
     if head[:6] == b"\x93NUMPY":
         from clisonix.fabric.sources.arrays import NumpySource
 
@@ -118,7 +126,7 @@ def _zip(path: Path, rate_hz: float | None) -> Source:
     return NumpySource(path, rate_hz) if arrays else E4Source(path)
 
 
-def _by_name(path: Path, rate_hz: float | None) -> Source:
+def _by_name(path: Path, rate_hz: float | None, columns: Columns | None) -> Source:
     name = path.name.lower()
     if name.endswith(".hea"):
         from clisonix.fabric.sources.wfdb import WfdbSource
@@ -127,7 +135,7 @@ def _by_name(path: Path, rate_hz: float | None) -> Source:
     if name.endswith(_TEXT):
         from clisonix.fabric.sources.csv import CsvSource
 
-        return CsvSource(path, rate_hz)
+        return CsvSource(path, rate_hz, columns)
     if name.endswith(".acq"):
         from clisonix.fabric.sources.acq import AcqSource
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from clisonix.fabric.source import Chunk, Float64Array, SourceError, SourceInfo, needs, wanted
 from clisonix.fabric.sources.base import FileSource, Notes, longest, with_notes
-from clisonix.fabric.sources.columns import Layout, cut_chunks, find_events, lay_out
+from clisonix.fabric.sources.columns import Columns, Layout, cut_chunks, find_events, lay_out
 from clisonix.fabric.stream import Event
 
 
@@ -21,15 +21,16 @@ class ParquetSource(FileSource):
 
     format = "Parquet"
 
-    def __init__(self, path: Path | str, rate_hz: float | None = None) -> None:
+    def __init__(self, path: Path | str, rate_hz: float | None = None, columns: Columns | None = None) -> None:
         """Remember where it is.
 
         Args:
             path: the file.
             rate_hz: nominal rate, for files that have no times or unsteady ones.
+            columns: what the columns are; None goes by their names.
         """
         super().__init__(path)
-        self._rate_hz = rate_hz
+        self._rate_hz, self._columns = rate_hz, columns
         self._notes = Notes()
 
     def inspect(self) -> SourceInfo:
@@ -57,7 +58,7 @@ class ParquetSource(FileSource):
         if len(names) < len(schema.names):
             self._notes.say(f"{len(schema.names) - len(names)} columns hold no numbers and were left out")
         head = next(itertools.islice(self._read(names), 1), np.zeros((0, len(names))))
-        return lay_out(names, head, "float64", self._rate_hz, rows, self._notes)
+        return lay_out(names, head, "float64", self._rate_hz, rows, self._notes, self._columns)
 
     def _blocks(self) -> Iterator[Float64Array]:
         yield from self._read(list(self._layout.names))

@@ -150,7 +150,7 @@ class WfdbSource(FileSource):
                 continue
             path = self.path.with_name(f"{name}.hea")
             if not path.is_file():
-                self._notes.say(f"the segment {name} is missing and was left out as a gap")
+                self._notes.say_damage(f"the segment {name} is missing and was left out as a gap")
                 found.append((frames, None))
                 continue
             header = read_header(path)
@@ -193,7 +193,9 @@ class WfdbSource(FileSource):
         short = [file.path.name for file, _ in files if file.frames < (frames or there)]
         if short:
             said = frames or there
-            self._notes.say(f"{short[0]} is truncated: {min(f.frames for f, _ in files)} of {said} frames are there")
+            self._notes.say_damage(
+                f"{short[0]} is truncated: {min(f.frames for f, _ in files)} of {said} frames are there"
+            )
         return _Part(begin, min(frames, there) if frames else there, signals, tuple(files))
 
     def _read(self, part: _Part, first: int, count: int) -> dict[str, FloatArray]:

@@ -72,7 +72,7 @@ def read_annotations(path: Path, rate_hz: float, name: str, notes: Notes) -> lis
             sample += interval
             found.append((sample, _SYMBOLS[code] if code < len(_SYMBOLS) else str(code)))
     else:
-        notes.say(f"the annotation file .{name} ends without an end mark; it may be truncated")
+        notes.say_damage(f"the annotation file .{name} ends without an end mark; it may be truncated")
     if found and (said := re.search(r"## time resolution: (\d+(?:\.\d+)?)", found[0][1])) and float(said[1]) > 0:
         rate_hz = float(said[1])
         found = found[1:]

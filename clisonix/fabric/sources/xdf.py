@@ -148,7 +148,7 @@ class XdfSource(FileSource):
         if decoder.unstamped_first:
             self._notes.say("a stream begins without a time stamp; its times count from 0")
         if not decoder.whole:
-            self._notes.say(f"at byte {frame.begin} a frame of samples does not hold as many as it claims")
+            self._notes.say_damage(f"at byte {frame.begin} a frame of samples does not hold as many as it claims")
             frames.resume_at(decoder.end, "the samples of a frame do not fit its length")
 
     def _names(self) -> dict[int, str]:
@@ -191,7 +191,7 @@ class XdfSource(FileSource):
             else:
                 found = parse(frames.read(frame.begin + 4, frame.length - 4))
             if isinstance(found, str):
-                self._notes.say(f"the stream header at byte {frame.begin} was left out: {found}")
+                self._notes.say_damage(f"the stream header at byte {frame.begin} was left out: {found}")
             elif key in entries and found != entries[key].header:
                 self._notes.say(f"the second header of {entries[key].header.name} was left out")
             elif key not in entries:
@@ -201,7 +201,7 @@ class XdfSource(FileSource):
             return
         entry = entries.get(key)
         if entry is None:
-            self._notes.say("frames of a stream without a readable header were left out")
+            self._notes.say_damage("frames of a stream without a readable header were left out")
         elif frame.tag == tags.OFFSET and len(head) >= 20:
             time_s, offset_s = struct.unpack_from("<2d", head, 4)
             if math.isfinite(time_s) and math.isfinite(offset_s):

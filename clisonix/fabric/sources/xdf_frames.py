@@ -74,10 +74,10 @@ class Frames:
         """Leave out everything up to the next boundary mark, with a note; False if there is none."""
         at = self._find_boundary(offset)
         if at is None:
-            self._notes.say(f"at byte {offset} {why}; the rest of the file was left out")
+            self._notes.say_damage(f"at byte {offset} {why}; the rest of the file was left out")
             self._next = self._size if self._size is not None else 1 << 62
             return False
-        self._notes.say(f"at byte {offset} {why}; {at - offset} bytes were left out")
+        self._notes.say_damage(f"at byte {offset} {why}; {at - offset} bytes were left out")
         self._next = at
         return True
 
@@ -87,7 +87,7 @@ class Frames:
             self._file.seek(offset)
             return self._file.read(count)
         except (OSError, EOFError, zlib.error, OverflowError) as error:
-            self._notes.say(f"the file cannot be read behind byte {offset} ({_reason(error)})")
+            self._notes.say_damage(f"the file cannot be read behind byte {offset} ({_reason(error)})")
             return b""
 
     def _header(self, offset: int) -> Frame | str:
