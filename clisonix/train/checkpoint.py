@@ -127,7 +127,8 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, model: nn.Module, tensor
         if kind != "optimiser" or name not in parameters:
             continue
         parameter = parameters[name]
-        if value.ndim and value.shape != parameter.shape:
+        # Scales of packed state belong to blocks of entries.
+        if value.ndim and value.shape != parameter.shape and not slot.endswith("_scale"):
             raise ClisonixError(f"the checkpoint's optimiser state of {name} has shape {tuple(value.shape)}")
         # AdamW keeps its step counter on the CPU unless it is capturable.
         optimiser.state[parameter][slot] = value.to(parameter.device) if value.ndim else value

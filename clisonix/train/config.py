@@ -4,128 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from clisonix.errors import ClisonixError, nearest
 from clisonix.models import Front
+from clisonix.train.data_config import DataConfig, SplitConfig, Strict, keys_of_source
 
-
-class Strict(BaseModel):
-    """A section in which an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class AudioSource(Strict):
-    """WAV or FLAC files, one recording each."""
-
-    reader: Literal["audio"]
-    files: str
-    name: str = "{file}"
-
-
-class CsvSource(Strict):
-    """CSV files, plain or gzip, one recording each. `time`, `marker`: column names."""
-
-    reader: Literal["csv"]
-    files: str
-    channels: list[str] = Field(min_length=1)
-    rate_hz: float = Field(gt=0)
-    name: str = "{file}"
-    time: str | None = None
-    marker: str | None = None
-    unit: str = ""
-
-
-class EdfSource(Strict):
-    """EDF, EDF+ or BDF files, one recording each.
-
-    `events` names the files whose annotations are the events: the same files, or others (hypnograms) whose fields,
-    by `events_name`, say which recording they belong to. `labels` maps texts to classes and leaves out the rest;
-    `every_s` makes one event per whole stretch of that length out of an annotation that lasts.
-    """
-
-    reader: Literal["edf"]
-    files: str
-    channels: list[str] = Field(min_length=1)
-    name: str = "{file}"
-    events: str | None = None
-    events_name: str | None = None
-    labels: dict[str, str] = {}
-    every_s: float | None = Field(default=None, gt=0)
-
-
-class PackedSource(Strict):
-    """One NumPy archive that holds all recordings end to end.
-
-    `samples` names the `(time, channels)` array, `lengths` the `(recordings,)` array of lengths, `fields` further
-    `(recordings,)` arrays; `names` maps a field of integers to an array of their names.
-    """
-
-    reader: Literal["packed"]
-    files: str
-    rate_hz: float = Field(gt=0)
-    samples: str = "X"
-    lengths: str = "lengths"
-    fields: list[str] = []
-    names: dict[str, str] = {}
-    columns: list[int] | None = None
-    unit: str = ""
-
-
-class WatchSource(Strict):
-    """The shoulder exercises that the package seglearn ships; `columns` 0-2 acceleration, 3-5 angular rate."""
-
-    reader: Literal["watch"]
-    columns: list[int] | None = None
-
-
-Source = Annotated[AudioSource | CsvSource | EdfSource | PackedSource | WatchSource, Field(discriminator="reader")]
-
-
-class WindowConfig(Strict):
-    """How recordings are cut, in seconds. `hop_s` null: one window a recording. `around: events`: one an event."""
-
-    length_s: float = Field(gt=0)
-    hop_s: float | None = Field(default=None, gt=0)
-    train_hop_s: float | None = Field(default=None, gt=0)
-    around: Literal["events"] | None = None
-    offset_s: float = 0.0
-
-
-class SplitConfig(Strict):
-    """Which recordings are held out for the test.
-
-    Either `test` lists the held-out values of the field `by`, or the sorted values are dealt into `folds` groups
-    (null: one value each) and group `fold` is held out.
-    """
-
-    by: str
-    test: list[str | int] | None = None
-    folds: int | None = Field(default=None, ge=2)
-    fold: int = Field(default=0, ge=0)
-
-    @model_validator(mode="after")
-    def _one_way(self) -> SplitConfig:
-        if self.test is not None and (self.folds is not None or self.fold):
-            raise ValueError("give either test or folds and fold, not both")
-        if self.folds is not None and self.fold >= self.folds:
-            raise ValueError(f"fold {self.fold} of {self.folds}: folds count from 0")
-        return self
-
-
-class DataConfig(Strict):
-    """What to learn from. `label`: the field that holds the class; null when events carry it."""
-
-    streams: dict[str, Source] = Field(min_length=1)
-    window: WindowConfig
-    split: SplitConfig
-    label: str | None = None
-    missing: Literal["mask", "drop", "fail"] = "mask"
-    credit: str = ""
+__all__ = ["AugmentConfig", "DataConfig", "RunConfig", "SplitConfig", "TokenConfig", "load_config", "parse_config"]
 
 
 class TokenConfig(Strict):
@@ -142,7 +30,7 @@ class TokenConfig(Strict):
 class ModelConfig(Strict):
     """The stream transformer; see `clisonix.models.StreamTransformer`."""
 
-    tokens: dict[str, TokenConfig] = {}
+    tokens: dict[str, TokenConfig] = Field(default_factory=dict)
     width: int = Field(default=64, ge=2)
     depth: int = Field(default=3, ge=1)
     heads: int = Field(default=4, ge=1)
@@ -167,10 +55,18 @@ class AugmentConfig(Strict):
 
 
 class TrainConfig(Strict):
-    """Optimisation. `evaluate_every`: epochs between looks at the held-out windows; 0 looks once, at the end."""
+    """Optimisation.
+
+    `optimizer`: `spectral` is orthogonalised momentum for matrices and AdamW for the rest, see
+    `clisonix.train.Spectral`; `state_bits: 8` keeps its state in a quarter of the memory. `evaluate_every`: epochs
+    between looks at the held-out windows; 0 looks once, at the end. `loader_threads`: how many threads make batches
+    ahead of time; the result does not depend on it.
+    """
 
     epochs: int = Field(default=12, ge=1)
     batch_size: int = Field(default=32, ge=1)
+    optimizer: Literal["adamw", "spectral"] = "adamw"
+    state_bits: Literal[8, 32] = 32
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.05, ge=0)
     beta2: float = Field(default=0.98, gt=0, lt=1)
@@ -180,6 +76,13 @@ class TrainConfig(Strict):
     augment: AugmentConfig = AugmentConfig()
     evaluate_every: int = Field(default=4, ge=0)
     checkpoint_every_s: float = Field(default=15.0, ge=0)
+    loader_threads: int = Field(default=1, ge=0)
+
+    @model_validator(mode="after")
+    def _packed_state_is_spectrals(self) -> TrainConfig:
+        if self.state_bits == 8 and self.optimizer != "spectral":
+            raise ValueError("state_bits: 8 needs optimizer: spectral")
+        return self
 
 
 class CompressConfig(Strict):
@@ -218,7 +121,7 @@ class RunConfig(Strict):
     compile: bool = False
     place: str | None = None
     pue: PueConfig | None = None
-    embodied: list[EmbodiedConfig] = []
+    embodied: list[EmbodiedConfig] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _tokens_have_streams(self) -> RunConfig:
@@ -300,9 +203,7 @@ def _keys_beside(loc: tuple[int | str, ...], content: Mapping[str, Any]) -> list
                     break
         elif isinstance(value, Mapping) and "reader" in value:
             # A tagged union: the tag picks the model.
-            models = (AudioSource, CsvSource, EdfSource, PackedSource, WatchSource)
-            tags = {m.model_fields["reader"].annotation.__args__[0]: m for m in models}  # type: ignore[union-attr]
-            section = tags.get(str(value["reader"]), section)
+            section = keys_of_source(value["reader"]) or section
         elif getattr(section, "__origin__", None) is dict:
             section = section.__args__[1]
     return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from clisonix.compress import compress
 from clisonix.errors import ClisonixError
-from clisonix.fabric import Window
+from clisonix.fabric import Loader, Window
+from clisonix.fabric.loader import to_device
 from clisonix.train.augment import augment
 from clisonix.train.checkpoint import (
     optimiser_tensors,
@@ -23,7 +24,8 @@ from clisonix.train.checkpoint import (
     restore_random,
     write_checkpoint,
 )
-from clisonix.train.config import RunConfig
+from clisonix.train.config import RunConfig, TrainConfig
+from clisonix.train.optim import Spectral
 from clisonix.train.task import Task, build_model
 
 
@@ -43,6 +45,11 @@ class Learner:
         self.step, self.epoch = 0, 0
         self.compressed = False
         self._loss, self._windows = torch.zeros((), device=device), 0
+        threads = config.train.loader_threads
+        self.loader = Loader(task.train, threads=threads, device=_away(device))
+        self._held_out = Loader(task.test, threads=threads, device=_away(device))
+        self._batches: Iterator[Window] | None = None
+        self._asked_s = 0.0
         self._autocast = _wants_bf16(config.precision, device)
         self._adopt(self.model)
 
@@ -70,8 +77,11 @@ class Learner:
         """
         train = self.config.train
         self.model.train()
-        for batch in self.task.train:
-            window = augment(to_device(batch, self.device), train.augment, self.task.rates_hz)
+        # Batches that were made ahead stay valid when a checkpoint comes between two steps.
+        if self._batches is None:
+            self._batches = iter(self.loader)
+        for batch in self._batches:
+            window = augment(batch, train.augment, self.task.rates_hz)
             for group in self.optimiser.param_groups:
                 group["lr"] = self._learning_rate()
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
@@ -85,6 +95,12 @@ class Learner:
             self._loss += loss.detach() * len(window["label"])
             self._windows += len(window["label"])
             yield self.step
+        self._batches = None
+
+    @property
+    def input_s(self) -> float:
+        """Seconds of the epoch so far that training waited for its batches, in this process."""
+        return self.loader.stats.asked_s - self._asked_s
 
     def end_epoch(self) -> float:
         """Close the epoch and return its mean loss.
@@ -95,6 +111,7 @@ class Learner:
         loss = self.mean_loss()
         self.epoch += 1
         self._loss, self._windows = torch.zeros_like(self._loss), 0
+        self._asked_s = self.loader.stats.asked_s
         return loss
 
     def mean_loss(self) -> float:
@@ -121,7 +138,9 @@ class Learner:
         before = _parameters(self.model)
         calibration = [to_device(batch, self.device) for batch in self.task.calibration(self.epoch)]
         state = optimiser_tensors(self.optimiser, self.model)
-        self._adopt(compress(self.model, self.config.compress.budget, calibration=calibration))
+        # Of all forms, low ranks are those whose every number goes on learning.
+        small = compress(self.model, self.config.compress.budget, calibration=calibration, forms="low rank")
+        self._adopt(small)
         restore_optimiser(self.optimiser, self.model, state)
         self.compressed = True
         return before, _parameters(self.model)
@@ -131,11 +150,10 @@ class Learner:
         """`(windows, classes)` scores and `(windows,)` labels of the held-out windows, in their order."""
         self.model.eval()
         scores, labels = [], []
-        for batch in self.task.test:
-            window = to_device(batch, self.device)
+        for window in self._held_out:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
                 scores.append(self._forward(window).float().cpu())
-            labels.append(batch["label"])
+            labels.append(window["label"].cpu())
         return torch.cat(scores), torch.cat(labels)
 
     def write(self, folder: Path) -> Path:
@@ -146,7 +164,7 @@ class Learner:
             "epoch": self.epoch,
             "compressed": self.compressed,
             "windows": self._windows,
-            "cursor": self.task.train.state_dict(),
+            "cursor": self.loader.state_dict(),
             "threads": torch.get_num_threads(),
         }
         return write_checkpoint(folder, self.step, model=self.model, tensors=tensors, state=state)
@@ -164,7 +182,8 @@ class Learner:
         self.step, self.epoch, self._windows = int(state["step"]), int(state["epoch"]), int(state["windows"])
         self.compressed = bool(state["compressed"])
         self._loss = tensors["loss"].to(self.device)
-        self.task.train.load_state_dict(state["cursor"])
+        self.loader.load_state_dict(state["cursor"])
+        self._batches = None
         if state["threads"] != torch.get_num_threads():
             return [
                 f"resumed with {torch.get_num_threads()} threads after {state['threads']}: sums may round differently"
@@ -175,10 +194,7 @@ class Learner:
         train = self.config.train
         self.model = model
         self._forward = torch.compile(model) if self.config.compile else model
-        matrices = [p for p in model.parameters() if p.ndim > 1]
-        rest = [p for p in model.parameters() if p.ndim <= 1]
-        groups = [{"params": matrices, "weight_decay": train.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-        self.optimiser = torch.optim.AdamW(groups, lr=train.learning_rate, betas=(0.9, train.beta2))
+        self.optimiser = make_optimiser(model, train)
 
     def _learning_rate(self) -> float:
         """Linear warm-up, then half a cosine down to 0 at the last step."""
@@ -187,16 +203,28 @@ class Learner:
         return train.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * self.step / self.steps))
 
 
-def to_device(window: Window, device: torch.device) -> Window:
-    """A batch on a device."""
-    moved = {
-        key: {name: x.to(device, non_blocking=True) for name, x in value.items()}
-        if isinstance(value, dict)
-        # Times are float64, which some devices lack, and no model needs them.
-        else (value if key == "t0_s" else cast(Tensor, value).to(device, non_blocking=True))
-        for key, value in window.items()
-    }
-    return cast(Window, moved)
+def make_optimiser(model: nn.Module, train: TrainConfig) -> torch.optim.Optimizer:
+    """The optimiser that a config asks for."""
+    betas = (0.9, train.beta2)
+    if train.optimizer == "spectral":
+        # The loss is looked at anyway, and clipping has spread what is not finite over all gradients.
+        return Spectral(
+            model,
+            lr=train.learning_rate,
+            weight_decay=train.weight_decay,
+            betas=betas,
+            state_bits=train.state_bits,
+            nonfinite="ignore",
+        )
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    rest = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": train.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=train.learning_rate, betas=betas)
+
+
+def _away(device: torch.device) -> torch.device | None:
+    """Where batches are sent; None where they are already."""
+    return None if device.type == "cpu" else device
 
 
 def choose_device(name: str) -> torch.device:

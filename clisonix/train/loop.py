@@ -102,9 +102,9 @@ def _train_epochs(learner: Learner, run: RunFolder, meter: Meter, watch: Progres
                     break
             loss = learner.mean_loss()
         if over:
-            epoch, phase = learner.epoch, learner.phase
+            epoch, phase, input_s = learner.epoch, learner.phase, learner.input_s
             learner.end_epoch()
-            _log_epoch(learner, run, meter, name, epoch, phase, loss)
+            _log_epoch(learner, run, meter, name, epoch, phase, loss, input_s)
         if not over or learner.epoch == settings.epochs:
             with meter.window("checkpoint"):
                 learner.write(run.checkpoints)
@@ -113,7 +113,7 @@ def _train_epochs(learner: Learner, run: RunFolder, meter: Meter, watch: Progres
 
 
 def _log_epoch(
-    learner: Learner, run: RunFolder, meter: Meter, name: str, epoch: int, phase: str, loss: float
+    learner: Learner, run: RunFolder, meter: Meter, name: str, epoch: int, phase: str, loss: float, input_s: float
 ) -> None:
     settings = learner.config.train
     accuracy = None
@@ -130,6 +130,8 @@ def _log_epoch(
             "loss": loss,
             "accuracy": accuracy,
             "seconds": meter.seconds(name),
+            # What of these the loop waited for its batches; seconds of this attempt, as they are.
+            "input_seconds": input_s,
             "joules": meter.energy(name).joules,
         }
     )

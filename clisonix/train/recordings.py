@@ -2,39 +2,39 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from clisonix.errors import ClisonixError, nearest
 from clisonix.fabric import (
-    Columns,
     Event,
     Label,
     Recording,
     Stream,
-    read_audio,
-    read_csv,
-    read_edf,
+    open_source,
     read_npz,
     split_packed,
     watch_arrays,
     watch_file,
 )
-from clisonix.train.annotations import labelled_events
-from clisonix.train.config import (
-    AudioSource,
-    CsvSource,
+from clisonix.train.alignment import align, check_overlap
+from clisonix.train.annotations import labelled
+from clisonix.train.data_config import (
     DataConfig,
     EdfSource,
+    FileSource,
+    OneFileSource,
     PackedSource,
     Source,
     SplitConfig,
     WatchSource,
 )
+from clisonix.train.names import Key, key_of, matching, name_parser
+from clisonix.train.reading import RecordingFile
 
 
 @dataclass
@@ -44,9 +44,10 @@ class _Part:
     stream: Stream
     fields: dict[str, Label]
     events: Sequence[Event] = field(default_factory=tuple)
+    file: RecordingFile | None = None
 
 
-def open_recordings(data: DataConfig, root: Path | None) -> list[Recording]:
+def open_recordings(data: DataConfig, root: Path | None, notes: list[str] | None = None) -> list[Recording]:
     """Read every recording that a config names.
 
     Streams belong to the same recording when the fields of their names are equal: `eeg/{subject}.edf` and
@@ -55,23 +56,33 @@ def open_recordings(data: DataConfig, root: Path | None) -> list[Recording]:
     Args:
         data: the section `data` of a config.
         root: folder that file names are relative to; may be None when no stream names files.
+        notes: what the files' sources noted is added here.
 
     Raises:
-        ClisonixError: no data root, no file that matches, a damaged file, or two streams that share no recording.
+        ClisonixError: no data root, no file that matches, a damaged file, or streams whose clocks have nothing in
+            common.
     """
-    joined: dict[tuple[tuple[str, Label], ...], Recording] = {}
+    said: Counter[str] = Counter()
+    joined: dict[Key, dict[str, _Part]] = {}
     for modality, source in data.streams.items():
-        for part in _read(source, root):
-            key = _key(part.fields)
-            known = joined.get(key) or Recording(f"recording {len(joined)}", {}, fields=part.fields)
-            if modality in known.streams:
+        for part in _read(modality, source, data, root, said):
+            parts = joined.setdefault(key_of(part.fields), {})
+            if modality in parts:
                 raise ClisonixError(
-                    f"two recordings of {modality} have the same fields {dict(key)}: name more fields"
+                    f"two recordings of {modality} have the same fields {part.fields}: name more fields"
                 )
-            events = sorted([*known.events, *part.events], key=lambda event: event.time_s)
-            label = None if data.label is None else _field(part.fields, data.label)
-            joined[key] = replace(known, streams={**known.streams, modality: part.stream}, events=events, label=label)
-    return list(joined.values())
+            parts[modality] = part
+    for modality, clock in data.clocks.items():
+        for key, parts in joined.items():
+            if modality in parts:
+                file = parts[modality].file
+                assert file is not None
+                streams = {name: part.stream for name, part in parts.items()}
+                read = align(file, modality, streams, clock, root, key)
+                parts[modality].stream, parts[modality].events = read.stream, read.events
+    if notes is not None:
+        notes += [sentence if n == 1 else f"{sentence} (in {n} files)" for sentence, n in said.items()]
+    return [_join(f"recording {i}", parts, data) for i, parts in enumerate(joined.values())]
 
 
 def split_recordings(recordings: Sequence[Recording], split: SplitConfig) -> tuple[list[Recording], list[Recording]]:
@@ -109,62 +120,65 @@ def class_labels(recordings: Sequence[Recording], around_events: bool) -> list[L
     return labels
 
 
-def _field(fields: dict[str, Label] | object, name: str) -> Label:
-    assert isinstance(fields, dict)
+def _join(name: str, parts: Mapping[str, _Part], data: DataConfig) -> Recording:
+    streams = {modality: part.stream for modality, part in parts.items()}
+    check_overlap(name, streams)
+    events: list[Event] = []
+    for part in parts.values():
+        # Two streams of one file bring the same events; one file may say the same twice and mean it.
+        known = set(events)
+        events += [event for event in part.events if event not in known]
+    fields = next(iter(parts.values())).fields
+    label = None if data.label is None else _field(fields, data.label)
+    return Recording(name, streams, sorted(events, key=lambda event: event.time_s), label, fields)
+
+
+def _field(fields: Mapping[str, Label], name: str) -> Label:
     if name not in fields:
         raise ClisonixError(f"the recordings have no field {name!r}{nearest(name, fields)}")
-    value: Label = fields[name]
-    return value
+    return fields[name]
 
 
-def _read(source: Source, root: Path | None) -> list[_Part]:
+def _read(modality: str, source: Source, data: DataConfig, root: Path | None, said: Counter[str]) -> Iterator[_Part]:
     if isinstance(source, WatchSource):
         arrays = watch_arrays(watch_file())
         packed = PackedSource(
             reader="packed", files="", rate_hz=50.0, fields=["y", "subject"], names={"y": "y_labels"},
             columns=source.columns,
         )  # fmt: skip
-        return _packed(packed, arrays)
-    paths = _matching(source.files, root)
+        yield from _packed(packed, arrays)
+        return
+    paths = matching(source.files, root)
     if isinstance(source, PackedSource):
         if len(paths) != 1:
             raise ClisonixError(f"{source.files!r} matches {len(paths)} files, expected one archive")
-        return _packed(source, read_npz(paths[0]))
-    fields = _name_parser(source.name)
-    annotated = _annotations(source, root) if isinstance(source, EdfSource) else {}
-    parts = []
+        yield from _packed(source, read_npz(paths[0]))
+        return
+    fields = name_parser(source.name)
+    elsewhere = _annotations(source, root)
     for path in paths:
-        if isinstance(source, AudioSource):
-            parts.append(_Part(read_audio(path), fields(path)))
-        elif isinstance(source, EdfSource):
-            mine = fields(path)
-            parts.append(_Part(read_edf(path, source.channels), mine, annotated.get(_key(mine), ())))
-        else:
-            assert isinstance(source, CsvSource)
-            columns = Columns(tuple(source.channels), source.rate_hz, source.time, source.marker, source.unit)
-            stream, events = read_csv(path, columns)
-            parts.append(_Part(stream, fields(path), events))
-    return parts
+        mine = fields(path)
+        file = RecordingFile(source, path, damaged=data.damaged)
+        read = file.read()
+        said.update({f"{modality}: {note}" for note in read.notes})
+        events = read.events if elsewhere is None else elsewhere.get(key_of(mine), [])
+        yield _Part(read.stream, mine, events, file)
 
 
-def _annotations(source: EdfSource, root: Path | None) -> dict[tuple[tuple[str, Label], ...], list[Event]]:
-    """Events by the fields of the recording that they belong to."""
-    if source.events is None:
-        return {}
-    fields = _name_parser(source.events_name or source.name)
+def _annotations(source: OneFileSource, root: Path | None) -> dict[Key, list[Event]] | None:
+    """Events in other files, by the fields of the recording that they belong to; None if there are none."""
+    if not isinstance(source, FileSource | EdfSource) or source.events is None:
+        return None
+    fields = name_parser(source.events_name or source.name)
+    markers = source.markers if isinstance(source, FileSource) else None
     return {
-        _key(fields(path)): labelled_events(path, source.labels, source.every_s)
-        for path in _matching(source.events, root)
+        key_of(fields(path)): labelled(open_source(path).events(), source.labels, source.every_s, markers)
+        for path in matching(source.events, root)
     }
 
 
-def _key(fields: dict[str, Label]) -> tuple[tuple[str, Label], ...]:
-    return tuple(sorted(fields.items()))
-
-
-def _packed(source: PackedSource, arrays: dict[str, np.ndarray]) -> list[_Part]:
+def _packed(source: PackedSource, arrays: dict[str, np.ndarray]) -> Iterator[_Part]:
     cut = split_packed(arrays, samples=source.samples, lengths=source.lengths, fields=source.fields)
-    parts = []
     for i, (samples, fields) in enumerate(cut):
         columns = range(len(samples)) if source.columns is None else source.columns
         if any(not 0 <= c < len(samples) for c in columns):
@@ -173,44 +187,4 @@ def _packed(source: PackedSource, arrays: dict[str, np.ndarray]) -> list[_Part]:
             if table not in arrays:
                 raise ClisonixError(f"the archive has no array {table!r}{nearest(table, arrays)}")
             fields[name] = str(arrays[table][int(_field(fields, name))])
-        parts.append(_Part(Stream(samples[list(columns)], source.rate_hz, unit=source.unit), {**fields, "index": i}))
-    return parts
-
-
-def _matching(pattern: str, root: Path | None) -> list[Path]:
-    if root is None:
-        raise ClisonixError(
-            f"the config reads {pattern!r} below a data root: give --data DIR or set CLISONIX_DATA to that folder"
-        )
-    if not root.is_dir():
-        raise ClisonixError(f"the data root {root} is not a folder")
-    paths = sorted({p for part in pattern.split("|") for p in root.glob(part) if p.is_file()})
-    if not paths:
-        raise ClisonixError(f"no file below {root} matches {pattern!r}")
-    return paths
-
-
-def _name_parser(pattern: str) -> Callable[[Path], dict[str, Label]]:
-    """`{digit}_{speaker}_{take}` to a function from a path to its fields. The name is taken without its endings.
-
-    `{subject:2}` takes two characters, `{:2}` skips two.
-    """
-    regex = ""
-    for piece in re.split(r"(\{\w*(?::\d+)?\})", pattern):
-        slot = re.fullmatch(r"\{(\w*)(?::(\d+))?\}", piece)
-        if slot is None or piece == "{}":
-            regex += re.escape(piece)
-            continue
-        some = f".{{{slot[2]}}}" if slot[2] else ".+?"
-        regex += f"(?P<{slot[1]}>{some})" if slot[1] else some
-    compiled = re.compile(regex)
-
-    def fields(path: Path) -> dict[str, Label]:
-        stem = path.name.removesuffix(".gz")
-        stem = stem.rpartition(".")[0] or stem
-        match = compiled.fullmatch(stem)
-        if match is None:
-            raise ClisonixError(f"the file name {path.name!r} does not fit the pattern {pattern!r}")
-        return {k: int(v) if v.isascii() and v.isdigit() else v for k, v in match.groupdict().items()}
-
-    return fields
+        yield _Part(Stream(samples[list(columns)], source.rate_hz, unit=source.unit), {**fields, "index": i})

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import torch
 
+from clisonix.errors import ClisonixError
 from clisonix.fabric import Label, Recording, SignalFabric, Window
 from clisonix.models import StreamTransformer, TokenSpec
 from clisonix.train.config import RunConfig, TokenConfig
 from clisonix.train.recordings import class_labels, open_recordings, split_recordings
 
+_MOST_NOTES = 20
 _CALIBRATION_WINDOWS = 512
 _FIT_WINDOWS = 1024  # enough for a mean and a spread per feature
 
@@ -43,14 +45,28 @@ def open_task(config: RunConfig, root: Path | None) -> Task:
         ClisonixError: whatever is wrong with the data; nothing has been written by then.
     """
     data, window = config.data, config.data.window
-    recordings = open_recordings(data, root)
+    said: list[str] = []
+    recordings = open_recordings(data, root, said)
     train_recordings, test_recordings = split_recordings(recordings, data.split)
     classes = class_labels(recordings, window.around == "events")
     everything = SignalFabric(
-        recordings, window=window.length_s, hop=window.hop_s, around=window.around, offset=window.offset_s
+        recordings,
+        window=window.length_s,
+        hop=window.hop_s,
+        around=window.around,
+        offset=window.offset_s,
+        rank=0,
+        world=1,
     )
 
-    def fabric(chosen: list[Recording], hop_s: float | None, batch_size: int, shuffle: bool) -> SignalFabric:
+    def fabric(
+        chosen: list[Recording],
+        hop_s: float | None,
+        batch_size: int,
+        shuffle: bool,
+        rank: int | None = None,
+        world: int | None = None,
+    ) -> SignalFabric:
         return SignalFabric(
             chosen,
             window=window.length_s,
@@ -64,9 +80,12 @@ def open_task(config: RunConfig, root: Path | None) -> Task:
             shuffle=shuffle,
             drop_last=shuffle,
             seed=config.seed,
+            rank=rank,
+            world=world,
         )
 
-    notes = [
+    notes = [*said[:_MOST_NOTES], *([f"and {len(said) - _MOST_NOTES} more"] if len(said) > _MOST_NOTES else [])]
+    notes += [
         f"{name}: {lost} of {total} values were not measured and are masked"
         for name, (lost, total) in everything.masked.items()
         if lost
@@ -75,7 +94,13 @@ def open_task(config: RunConfig, root: Path | None) -> Task:
     if window.around == "events" and left_out:
         notes.append(f"{left_out} events lie too close to the edge of their recording and are left out")
     train = fabric(train_recordings, window.train_hop_s or window.hop_s, config.train.batch_size, True)
-    test = fabric(test_recordings, window.hop_s, max(config.train.batch_size, 128), False)
+    if not len(train):
+        raise ClisonixError(
+            f"there are {len(train.table)} windows to train on, which do not fill one batch of "
+            f"{config.train.batch_size}: lower train.batch_size or data.window.train_hop_s"
+        )
+    # Every rank looks at all held-out windows: figures of a share of them would be none of the model.
+    test = fabric(test_recordings, window.hop_s, max(config.train.batch_size, 128), False, rank=0, world=1)
     return Task(train, test, tuple(classes), tuple(notes))
 
 
