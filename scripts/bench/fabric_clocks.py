@@ -18,25 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyxdf
+from fabric_flashes import flashes
+from fabric_truths import CAPTURES, SENSORS, FloatArray, by_pyxdf, load, ms, packets_of, radio_stamps
 
-from clisonix.fabric.clocks import (
-    CausalClock,
-    Clock,
-    blind,
-    edges,
-    from_anchors,
-    from_device,
-    from_offsets,
-    from_samples,
-    pair_events,
-)
+from clisonix.fabric.clocks import CausalClock, Clock, from_device, from_offsets, from_samples
 
-FloatArray = npt.NDArray[np.float64]
-
-CAPTURES = ("test_accgyro", "test_eeg_quality")
-SENSORS = ("EEG", "OPTICS", "ACCGYRO")
 CLEAN = (
     "openmuse/test-13-dev.xdf",
     "bci_essentials/switch_example.xdf",
@@ -45,173 +32,99 @@ CLEAN = (
     "xdf_examples/minimal.xdf",
 )
 TUNED = {
+    "test_accgyro": "losses: that the last samples of bursts count, the earlier the heavier, with the weight 0.02,"
+    " was chosen among means, quantiles and densities on this capture",
     "both captures": "losses: the 6 deviations, and what is too near an end, were chosen while looking at them;"
-    " causal clock: 30 s was taken after 60 and 120 s came to 2.0 ms at worst, 100 ppm before any run",
+    " causal clock: 30 s was taken after 60 and 120 s came to 2.0 ms at worst, 100 ppm before any run, the half"
+    " second that packets share a delay at first after the stated error of the first 10 s had been too small",
     "ssvep_example, clock_resets": "losses: 4 standard errors and 0.5 of the step in the gap, after false ones here",
-    "test-13-dev": "edges: other levels and the area under an edge were tried and were no better; nothing was fitted",
+    "test-13-dev": "edges: that crossings depend on where an edge lies between samples was seen in all 18 edges here,"
+    " before shapes were matched; the 0.15 s round an event and the 8 taps were not fitted",
 }
 
 
-def load(path: Path, **options: bool) -> dict[str, dict[str, Any]]:
-    streams, _ = pyxdf.load_xdf(str(path), **options)
-    return {f"{s['info']['name'][0]}/{s['info']['stream_id']}": s for s in streams}
-
-
-def ms(values: FloatArray) -> dict[str, float]:
-    error = 1e3 * np.abs(values)
-    return {"median_ms": round(float(np.median(error)), 3), "max_ms": round(float(error.max()), 3)}
-
-
-def flashes(root: Path) -> dict[str, Any]:
-    """Four anchors against the other fourteen edges; truth: the light sensor's edges."""
-    raw = load(root / CLEAN[0], dejitter_timestamps=False)
-    ready = load(root / CLEAN[0])
-
-    def stream(name: str, files: dict[str, dict[str, Any]]) -> dict[str, Any]:
-        return next(s for key, s in files.items() if key.startswith(name))
-
-    light, optics = stream("OpenSignals", raw), stream("Muse_OPTICS", raw)
-    signals = light["time_series"][:, 3], optics["time_series"][:, 6]
-    light_clock = from_samples(light["time_stamps"], 1000, counter=light["time_series"][:, 0])
-    light_s = light_clock(np.arange(len(signals[0])))
-    optics_s = from_samples(optics["time_stamps"], 64)(np.arange(len(signals[1])))
-    seen, shown = edges(signals[1], optics_s), edges(signals[0], light_s)
-    a, b = pair_events(seen.times_s, shown.times_s, within_s=0.1)
-    own, fabric = seen.times_s[a], shown.times_s[b]
-    whole = from_anchors(own, fabric)
-    all_rate = whole.segments[0].rate_ppm
-
-    def score(chosen: tuple[int, ...]) -> dict[str, float]:
-        used = np.isin(np.arange(len(own)), chosen)
-        clock = from_anchors(own[used], fabric[used])
-        error = clock(own[~used]) - fabric[~used]
-        # The edges that are scored are themselves no better than what all of them leave of their line.
-        bound = np.hypot(clock.uncertainty(own[~used]), 2 * whole.segments[0].residual_sd_s)
-        covered = round(float(np.mean(np.abs(error) <= bound)), 3)
-        return {**ms(error), "rate_error_ppm": round(clock.segments[0].rate_ppm - all_rate, 1), "covered": covered}
-
-    last = len(own) - 1
-    spread = [c for c in itertools.combinations(range(len(own)), 4) if c[1] <= 5 and c[2] >= last - 5]
-    scores = [score(c) for c in spread]
-    found = blind(signals[1], optics_s, signals[0], light_s)
-    # pyxdf knows no anchors: how far the streams run apart, the mean offset of sensors taken off.
-    theirs = [
-        edges(stream(name, ready)["time_series"][:, row], stream(name, ready)["time_stamps"]).times_s
-        for name, row in (("Muse_OPTICS", 6), ("OpenSignals", 3))
-    ]
-    apart = theirs[1] - theirs[0]
+def cut_out(truth: FloatArray, stamps: FloatArray, rate: float, where: float, lost_s: float) -> dict[str, Any]:
+    """Errors of a stream with `lost_s` missing; `where` is the share of the rest that comes before."""
+    lost = round(lost_s * rate)
+    cut = int(where * (len(truth) - lost))
+    kept = np.concatenate([np.arange(cut), np.arange(cut + lost, len(truth))])
+    clock, index = from_samples(stamps[kept], rate), np.arange(len(kept))
+    error = clock(index) - truth[kept]
+    counted = from_samples(stamps[kept], rate, counter=kept % 256, modulus=256)
     return {
-        "edges": len(own),
-        "rate_ppm_all_edges": round(all_rate, 1),
-        "rate_se_ppm_all_edges": round(whole.segments[0].rate_sd_ppm, 1),
-        "residual_sd_ms_all_edges": round(1e3 * whole.segments[0].residual_sd_s, 3),
-        "anchors_first_two_last_two": score((0, 1, last - 1, last)),
-        "anchors_any_two_early_two_late": {
-            "choices": len(scores),
-            "median_ms_worst": max(s["median_ms"] for s in scores),
-            "median_ms_typical": float(np.median([s["median_ms"] for s in scores])),
-            "max_ms_worst": max(s["max_ms"] for s in scores),
-            "rate_error_ppm_typical": float(np.median([abs(s["rate_error_ppm"]) for s in scores])),
-            "rate_within_20_ppm": round(float(np.mean([abs(s["rate_error_ppm"]) <= 20 for s in scores])), 3),
-            "covered": round(float(np.mean([s["covered"] for s in scores])), 3),
-        },
-        "blind": {
-            **ms(found(own) - fabric),
-            "rate_error_ppm": round(found.segments[0].rate_ppm - all_rate, 1),
-            "covered_rate": bool(abs(found.segments[0].rate_ppm - all_rate) < 2 * found.segments[0].rate_sd_ppm),
-        },
-        "pyxdf": {
-            "drift_left_ms": round(1e3 * float(np.ptp(np.polyval(np.polyfit(theirs[0], apart, 1), theirs[0]))), 1),
-            **ms(apart - np.mean(apart)),
-        },
+        "lost_s": round(lost_s, 3),
+        "where": round(where, 3),
+        "found": [s.lost for s in clock.segments[1:]],
+        "true": lost,
+        "placed_off_samples": [round(s.first_s * rate) - cut for s in clock.segments[1:]],
+        "max_ms": ms(error)["max_ms"],
+        "covered": round(float(np.mean(np.abs(error) <= clock.uncertainty(index))), 3),
+        "max_ms_with_counter": ms(counted(index) - truth[kept])["max_ms"],
+        "pyxdf_max_ms": ms(by_pyxdf(stamps[kept], rate) - truth[kept])["max_ms"],
     }
 
 
-def radio_stamps(
-    root: Path, capture: str, sensor: str, rate: float, taken_off: int = 1
-) -> tuple[FloatArray, FloatArray]:
-    """True times of samples at `rate`, and stamps: each sample comes with the next real packet, as late as that was.
+def losses(root: Path, places: int = 24) -> dict[str, Any]:
+    """A stretch cut out of a stream with real jitter; truth: the steady times the stamps were made from.
 
-    A line is taken off the jitter (`taken_off=1`): what of the delays looks like an offset or a rate, no clock can
-    tell from one. The stricter `taken_off=0` takes off the mean only, so what looks like a rate counts as error.
+    The two lengths of the claim in the middle, and lengths from 0.5 to 8 s at places drawn at random from a tenth to
+    nine tenths. The estimator was chosen on the first capture alone; the second one was looked at once, afterwards.
     """
-    device, arrival = packets_of(root, capture, sensor)
-    delay = arrival - from_device(device, arrival)(device)
-    order = np.argsort(device, kind="stable")
-    device, delay = device[order], delay[order]
-    truth = np.arange(int((device[-1] - device[0]) * rate)) / rate
-    packet = np.searchsorted(device - device[0], truth)
-    stamps = device[packet] - device[0] + delay[packet]
-    return truth, stamps - np.polyval(np.polyfit(truth, stamps - truth, taken_off), truth)
-
-
-def packets_of(root: Path, capture: str, sensor: str) -> tuple[FloatArray, FloatArray]:
-    with np.load(root / "openmuse/ble_packets" / f"{capture}.decoded.npz") as packets:
-        return packets[f"{sensor}_device"], packets[f"{sensor}_arrival"]
-
-
-def losses(root: Path) -> dict[str, Any]:
-    """A stretch cut out of a stream with real jitter; truth: the steady times the stamps were made from."""
-    rows = []
-    for capture, sensor, (rate, lost_s), where in itertools.product(
-        CAPTURES, SENSORS, ((250.0, 1.5), (64.0, 5.0)), (0.25, 0.5, 0.75)
-    ):
+    claim, spread = [], {}
+    for capture, sensor, rate in itertools.product(CAPTURES, SENSORS, (250.0, 64.0)):
         truth, stamps = radio_stamps(root, capture, sensor, rate)
-        cut, lost = int(where * len(truth)), round(lost_s * rate)
-        kept = np.concatenate([np.arange(cut), np.arange(cut + lost, len(truth))])
-        clock = from_samples(stamps[kept], rate)
-        index = np.arange(len(kept))
-        error = clock(index) - truth[kept]
-        strict = radio_stamps(root, capture, sensor, rate, taken_off=0)[1][kept]
-        counted = from_samples(stamps[kept], rate, counter=kept % 256, modulus=256)
-        rows.append(
-            {
-                "capture": capture,
-                "jitter_of": sensor,
-                "rate_hz": rate,
-                "lost_s": lost_s,
-                "where": where,
-                "jitter_sd_ms": round(1e3 * float(np.std(stamps - truth)), 1),
-                "found": [s.lost for s in clock.segments[1:]],
-                "true": lost,
-                "placed_off_samples": [round(s.first_s * rate) - cut for s in clock.segments[1:]],
-                "max_ms": ms(error)["max_ms"],
-                "max_ms_strict": ms(from_samples(strict, rate)(index) - truth[kept])["max_ms"],
-                "max_ms_with_counter": ms(counted(index) - truth[kept])["max_ms"],
-                "covered": round(float(np.mean(np.abs(error) <= clock.uncertainty(index))), 3),
-                "pyxdf_max_ms": ms(by_pyxdf(stamps[kept], rate) - truth[kept])["max_ms"],
-            }
-        )
-    middle = [r for r in rows if r["where"] == 0.5]
+        strict = radio_stamps(root, capture, sensor, rate, taken_off=0)[1]
+        what = {"capture": capture, "jitter_of": sensor, "rate_hz": rate}
+        lost_s = 1.5 if rate == 250 else 5.0
+        row = {**what, **cut_out(truth, stamps, rate, 0.5, lost_s)}
+        row["max_ms_strict"] = cut_out(truth, strict, rate, 0.5, lost_s)["max_ms"]
+        claim.append(row)
+        rng = np.random.default_rng([int(rate), *sensor.encode()])
+        rows = [
+            cut_out(truth, stamps, rate, float(rng.uniform(0.1, 0.9)), float(rng.uniform(0.5, 8.0)))
+            for _ in range(places)
+        ]
+        spread[f"{capture}, {sensor}, {rate:g} Hz"] = {**summary(rows), "places": places}
+    held = {name: s for name, s in spread.items() if name.startswith(CAPTURES[1])}
     return {
-        "rows": rows,
-        "max_ms_middle": {s: max(r["max_ms"] for r in middle if r["jitter_of"] == s) for s in SENSORS},
-        "max_ms_middle_strict": {s: max(r["max_ms_strict"] for r in middle if r["jitter_of"] == s) for s in SENSORS},
-        "max_ms_anywhere": {s: max(r["max_ms"] for r in rows if r["jitter_of"] == s) for s in SENSORS},
-        "max_ms_with_counter": {
-            s: max(r["max_ms_with_counter"] for r in rows if r["jitter_of"] == s) for s in SENSORS
+        "rows": claim,
+        "anywhere": spread,
+        "max_ms": {c: max(r["max_ms"] for r in claim if r["capture"] == c) for c in CAPTURES},
+        "max_ms_strict": {c: max(r["max_ms_strict"] for r in claim if r["capture"] == c) for c in CAPTURES},
+        "max_ms_with_counter": max(r["max_ms_with_counter"] for r in claim),
+        "within_2_ms_anywhere": {
+            c: round(float(np.mean([s["within_2_ms"] for n, s in spread.items() if n.startswith(c)])), 3)
+            for c in CAPTURES
         },
-        "within_2_ms": round(float(np.mean([r["max_ms"] <= 2 for r in rows])), 3),
-        "all_found_in_place": all(r["placed_off_samples"] == [0] for r in rows),
-        "covered": round(float(np.mean([r["covered"] for r in rows])), 3),
-        "pyxdf_max_ms": max(r["pyxdf_max_ms"] for r in rows),
+        "within_2_ms_anywhere_held_out_own_rates": {
+            name: s["within_2_ms"] for name, s in held.items() if ("EEG" in name) == ("250" in name)
+        },
+        "all_found_in_place": all(r["placed_off_samples"] == [0] for r in claim),
+        "covered": round(float(np.mean([s["covered"] for s in spread.values()])), 3),
+        "pyxdf_max_ms": max(r["pyxdf_max_ms"] for r in claim),
     }
 
 
-def by_pyxdf(stamps: FloatArray, rate: float) -> FloatArray:
-    """pyxdf's own removal of jitter, with its own defaults."""
-    from pyxdf.pyxdf import StreamData, _jitter_removal
-
-    stream = StreamData.__new__(StreamData)
-    stream.time_stamps, stream.srate, stream.tdiff = stamps.copy(), rate, 1 / rate
-    stream.segments, stream.clock_segments, stream.name = [], [], "made"
-    return np.asarray(_jitter_removal({1: stream})[1].time_stamps)
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """What many gaps came to."""
+    worst = np.array([r["max_ms"] for r in rows])
+    return {
+        "median_ms": round(float(np.median(worst)), 3),
+        "p90_ms": round(float(np.percentile(worst, 90)), 3),
+        "max_ms": float(worst.max()),
+        "within_2_ms": round(float(np.mean(worst <= 2)), 3),
+        "in_place": round(float(np.mean([r["placed_off_samples"] == [0] for r in rows])), 3),
+        "number_exact": round(float(np.mean([r["found"] == [r["true"]] for r in rows])), 3),
+        "covered": round(float(np.mean([r["covered"] for r in rows])), 3),
+        "max_ms_with_counter": max(r["max_ms_with_counter"] for r in rows),
+    }
 
 
 def causal(root: Path) -> dict[str, Any]:
     """Device stamps mapped as packets come; truth: one robust line through the whole capture, future included.
 
-    The first 10 s are not scored: until then the delays of single packets are in the mapping.
+    The first 10 s are not scored: until then the delays of single packets are in the mapping. What the clock says of
+    its own error then is.
     """
     rows = []
     for capture, sensor in itertools.product(CAPTURES, SENSORS):
@@ -237,6 +150,7 @@ def causal(root: Path) -> dict[str, Any]:
                 "max_ms_from_5_s": ms(error[device > device[0] + 5])["max_ms"],
                 "max_ms_from_start": ms(error)["max_ms"],
                 "covered_2_sd": round(float(np.mean(np.abs(error[settled]) <= both[settled])), 3),
+                "covered_2_sd_first_10_s": round(float(np.mean(np.abs(error) <= both, where=~settled)), 3),
                 "us_a_packet": round(1e6 * spent / len(device), 1),
             }
         )

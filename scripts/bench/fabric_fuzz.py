@@ -6,8 +6,10 @@ Usage: python scripts/bench/fabric_fuzz.py [files of each format] [seed]
 from __future__ import annotations
 
 import json
+import resource
 import sys
 import tempfile
+import time
 import warnings
 from pathlib import Path
 
@@ -23,6 +25,7 @@ def main() -> None:
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else 0
     warnings.simplefilter("error")
     found = {}
+    begin = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         for name in WRITERS:
             outcome = fuzz(name, count, Path(folder) / name.replace(".", "_"), seed)
@@ -32,7 +35,15 @@ def main() -> None:
                 "slowest_s": round(outcome.slowest_s, 3),
                 "failures": outcome.failures[:5],
             }
-    print(json.dumps({"files_each": count, "seed": seed, "formats": found}))
+    total = {
+        "files": count * len(found),
+        "failures": sum(len(entry["failures"]) for entry in found.values()),
+        "slowest_s": max(entry["slowest_s"] for entry in found.values()),
+        "most_mb": max(entry["most_mb"] for entry in found.values()),
+        "resident_peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3, 1),
+        "seconds": round(time.monotonic() - begin, 1),
+    }
+    print(json.dumps({"files_each": count, "seed": seed, "total": total, "formats": found}))
     sys.exit(1 if any(entry["failures"] for entry in found.values()) else 0)
 
 

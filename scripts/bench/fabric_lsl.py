@@ -55,6 +55,29 @@ def main() -> None:
         print(json.dumps(measure(args.seconds)))
 
 
+class Producer:
+    """A producing process, and how far it says it got."""
+
+    def __init__(self, *args: object) -> None:
+        self.process = producer(*args)
+        self.last = ""
+        # Somebody must read along: a full pipe would hold the producer up.
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.endswith("\n"):
+                self.last = line
+
+    def end(self) -> int:
+        """Wait for its end; numbers that it sent."""
+        self._reader.join()
+        self.process.wait()
+        return int(self.last) + 1
+
+
 def measure(seconds: float) -> dict[str, object]:
     """Run both producers and take what arrives as soon as it does."""
     import pylsl
@@ -62,8 +85,8 @@ def measure(seconds: float) -> dict[str, object]:
     from clisonix.fabric.sources.lsl import LslSource
 
     half = seconds / 2
-    eeg = producer("eeg", 8, 250, 1, 10 * seconds, 0)
-    audio = producer("audio", 1, 16000, 160, seconds, 0)
+    eeg = Producer("eeg", 8, 250, 1, 10 * seconds, 0)
+    audio = Producer("audio", 1, 16000, 160, seconds, 0)
     delays: dict[str, list[float]] = {"eeg": [], "audio": []}
     values: dict[str, list[np.ndarray]] = {"eeg": [], "audio": []}
     with LslSource(["eeg", "audio"], wait_s=30) as source:
@@ -77,12 +100,12 @@ def measure(seconds: float) -> dict[str, object]:
         taker = threading.Thread(target=take)
         taker.start()
         time.sleep(half)
-        eeg.send_signal(signal.SIGKILL)
-        sent_one = int(eeg.communicate()[0].splitlines()[-1]) + 1
+        eeg.process.send_signal(signal.SIGKILL)
+        sent_one = eeg.end()
         cut = len(delays["eeg"])
-        eeg = producer("eeg", 8, 250, 1, half, 1_000_000)
-        sent_two = int(eeg.communicate()[0].splitlines()[-1]) + 1 - 1_000_000
-        sent_audio = int(audio.communicate()[0].splitlines()[-1]) + 1
+        eeg = Producer("eeg", 8, 250, 1, half, 1_000_000)
+        sent_two = eeg.end() - 1_000_000
+        sent_audio = audio.end()
         time.sleep(0.5)
         segments = source.segments("eeg")
         offsets = source.clock_offsets()

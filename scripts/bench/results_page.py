@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from results_fabric import woven
 from results_liam import algebra
 
 from clisonix.files import write_bytes
@@ -101,6 +102,11 @@ def main() -> None:
     meter = RESULTS / "meter.json"
     if meter.is_file():
         lines += metered(json.loads(meter.read_text()))
+    fabric = RESULTS / "fabric.json"
+    if fabric.is_file():
+        content = json.loads(fabric.read_text())
+        lines += [*woven(content), "", *recorded(content["recorded"])]
+        lines += ["", "`python scripts/bench/fabric_record.py --data DIR`."]
     gate = RESULTS / "gate.json"
     if gate.is_file():
         lines += gated(json.loads(gate.read_text()))
