@@ -13,9 +13,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from clisonix.errors import ClisonixError, nearest
+from clisonix.tide.collective import outer_step
 from clisonix.tide.meeting import first_difference, meet
 from clisonix.tide.nodes import Nodes, find_nodes, join_nodes
-from clisonix.tide.outer import outer_step
 from clisonix.tide.settings import TideSettings
 from clisonix.tide.shared import Shared, State, host_copy, initial_state, shared_tensors, write_into
 from clisonix.tide.verify import agree

@@ -1,51 +1,69 @@
-"""The outer step: from where all nodes started and where each arrived to where all go on."""
+"""The arithmetic of a sync, the same to the last bit on every processor."""
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Iterable
 
-from clisonix.tide.exchange import average, spread
-from clisonix.tide.nodes import Nodes
-from clisonix.tide.settings import TideSettings
-from clisonix.tide.shared import Shared, State, host_copy, real_view
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+_PIECE = 1 << 16
+
+
+def nesterov_(
+    outer: NDArray[np.floating],
+    momentum: NDArray[np.floating],
+    gradient: NDArray[np.floating],
+    rate: float,
+    decay: float,
+) -> None:
+    """One SGD step with Nesterov momentum, as in `torch.optim.SGD`, in place.
+
+    In float64, a piece that fits the cache at a time, and one operation at a time: fused multiply-adds round
+    differently from one processor to the next.
+
+    Args:
+        outer: the parameters, `(n,)`.
+        momentum: of the same shape.
+        gradient: where the inner steps started minus where they arrived.
+        rate: learning rate.
+        decay: of the momentum.
+    """
+    for begin in range(0, len(outer), _PIECE):
+        piece = slice(begin, begin + _PIECE)
+        slope = gradient[piece].astype(np.float64)
+        velocity = momentum[piece].astype(np.float64)
+        velocity *= decay
+        velocity += slope
+        change = velocity * decay
+        change += slope
+        change *= rate
+        outer[piece] = outer[piece] - change
+        momentum[piece] = velocity
+
+
+def weighted_mean(updates: Iterable[tuple[float, NDArray[np.float32]]], size: int) -> NDArray[np.float32]:
+    """The mean of `(weight, update)` pairs in the order given, summed in float64."""
+    total, weight = np.zeros(size, np.float64), 0.0
+    for each, update in updates:
+        total += update * np.float64(each)
+        weight += each
+    if weight:
+        total /= weight
+    return total.astype(np.float32)
 
 
 @torch.no_grad()
-def outer_step(nodes: Nodes, shared: Shared, state: State, settings: TideSettings) -> State:
-    """One DiLoCo step (Douillard et al. 2023, arXiv 2311.08105), bitwise the same on every node.
-
-    The pseudo-gradient is where the local weights started minus where they arrived, averaged over the
-    nodes; the optimiser is SGD with Nesterov momentum as in `torch.optim.SGD`.
+def add_proximal_(parameters: Iterable[Tensor], starts: Iterable[Tensor], strength: float) -> None:
+    """Add to each gradient the pull back to where the inner steps started (FedProx, Li et al. 2020, eq. 2).
 
     Args:
-        nodes: the group.
-        shared: the live tensors, where the inner steps left them.
-        state: the agreed state those steps started from; not changed, so a failed exchange costs nothing.
-        settings: learning rate and momentum.
-
-    Returns:
-        The next state.
+        parameters: with their gradients; one without is left alone.
+        starts: the agreed values, in the same order.
+        strength: half of this times the squared distance is what the loss grows by.
     """
-    after = {name: tensor.clone() for name, tensor in state.items()}
-    after["syncs"] += 1
-    for piece, mean in average(nodes, shared.trained):
-        span = slice(piece.start, piece.stop)
-        outer = after[f"outer/{piece.name}"].view(-1)[span]
-        momentum = after[f"momentum/{piece.name}"].view(-1)[span]
-        # In half precision the inner steps started from the rounded weights; measured from the unrounded
-        # ones, the rounding itself would pass for progress and undo every outer step below half an ulp.
-        start = outer.to(real_view(shared.trained[piece.name]).dtype)
-        gradient = start.to(torch.float64) - mean
-        # One operation at a time: fused multiply-adds round differently from one processor to the next.
-        velocity = momentum.to(torch.float64) * settings.outer_momentum
-        velocity += gradient
-        change = velocity * settings.outer_momentum
-        change += gradient
-        change *= settings.outer_lr
-        outer.copy_(outer.to(torch.float64) - change)
-        momentum.copy_(velocity)
-    for piece, mean in average(nodes, shared.averaged):
-        after[f"buffer/{piece.name}"].view(-1)[piece.start : piece.stop] = mean
-    copied = {f"buffer/{name}": host_copy(tensor) for name, tensor in shared.copied.items()}
-    spread(nodes, copied, source=0)
-    return after | copied
+    for parameter, start in zip(parameters, starts, strict=True):
+        if parameter.grad is not None:
+            parameter.grad.add_(parameter - start.to(parameter.device, parameter.dtype), alpha=strength)

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clisonix.tide.collective import outer_step
 from clisonix.tide.digest import leaves, root
 from clisonix.tide.exchange import average, buckets, spread
 from clisonix.tide.nodes import Nodes
-from clisonix.tide.outer import outer_step
 from clisonix.tide.settings import TideSettings
 from clisonix.tide.shared import initial_state, shared_tensors
 
