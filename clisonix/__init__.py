@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from clisonix.compress import Plan, compress, expand, load, plan, save
+    from clisonix.compress import Plan, compress, expand, load, plan, recover, save
     from clisonix.errors import ClisonixError
     from clisonix.fabric import SignalFabric
     from clisonix.liam import BinaryAlgebra
@@ -30,6 +30,7 @@ _HOMES = {
     "load": "clisonix.compress",
     "measured": "clisonix.meter",
     "plan": "clisonix.compress",
+    "recover": "clisonix.compress",
     "save": "clisonix.compress",
 }
 
@@ -45,6 +46,7 @@ __all__ = [
     "load",
     "measured",
     "plan",
+    "recover",
     "save",
 ]
 

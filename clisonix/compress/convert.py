@@ -1,98 +1,107 @@
-"""From an ordinary model to a compressed one, and back."""
+"""From an ordinary model to one with matrices for weights, and back."""
 
 from __future__ import annotations
 
 import copy
-import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from clisonix.compress.calibrate import gather
-from clisonix.compress.layers import LiamConv, LiamLinear
-from clisonix.compress.planner import plan_with_spectra
-from clisonix.compress.plans import Plan, check_rank
+from clisonix.compress.forms import Form
+from clisonix.compress.kinds import is_conv1d
+from clisonix.compress.layers import (
+    LiamConv,
+    LiamConv1D,
+    LiamEmbedding,
+    LiamGRU,
+    LiamLayer,
+    LiamLinear,
+    LiamLSTM,
+    LiamMultiheadAttention,
+)
+from clisonix.compress.layers.base import Dense
+from clisonix.compress.layers.encoder import keep_from_nesting, let_nest_again
+from clisonix.compress.plans import Plan
 from clisonix.compress.sizes import spec_of, stored_tensors
-from clisonix.compress.spectrum import spectra
 from clisonix.compress.survey import Site, survey
 from clisonix.errors import ClisonixError
-from clisonix.liam.lowrank import LowRank
+from clisonix.liam.matrix import Matrix
 
 M = TypeVar("M", bound=nn.Module)
-Factors = Callable[[str, int], tuple[Tensor, Tensor]]
 
 
-def compress(
-    model: nn.Module,
-    plan_or_budget: Plan | float | int,
-    *,
-    calibration: Iterable[Any] | None = None,
-) -> nn.Module:
-    """A compressed copy of `model`: same inputs, same outputs up to the error, an ordinary trainable module.
-
-    Each layer that the plan names becomes a `LiamLinear` or `LiamConv` with the factors that lose least on
-    the calibration inputs (whitened SVD, as in SVD-LLM, arXiv 2403.07378, with the symmetric square root).
-
-    Args:
-        model: the dense model; it is not changed.
-        plan_or_budget: a `Plan`, or a budget as `plan` takes it. With a budget, planning and factorising
-            share one pass over the calibration batches.
-        calibration: batches as for `plan`. Without them the SVD is plain, which a plan made with
-            calibration does not expect: that case warns. Layers in a plan that the batches never reach get
-            a plain SVD.
-
-    Returns:
-        A new model on the same device, in the same training mode.
-
-    Raises:
-        ClisonixError: a plan made for another model, or whatever `plan` raises.
-    """
-    if not isinstance(plan_or_budget, Plan):
-        made, decomposed = plan_with_spectra(model, plan_or_budget, calibration)
-        sites = check_sites(survey(model), made.ranks)
-    else:
-        made = plan_or_budget
-        sites = _checked_sites(model, made)
-        if calibration is None and made.calibrated and sites:
-            warnings.warn(
-                "the plan was made with calibration but compress got none, so its errors do not hold: the SVD is "
-                "plain; pass calibration= to compress as well",
-                stacklevel=2,
-            )
-        moments = None if calibration is None else gather(model, sites, calibration)
-        decomposed = spectra({site.name: site.layer for site in sites}, moments)
-    weights = {site.name: site.layer.weight for site in sites}
-    return factorised(model, sites, made.ranks, lambda name, r: decomposed[name].factors(r, weights[name]))
-
-
-def shell(model: nn.Module, plan: Plan) -> nn.Module:
-    """The structure that `compress(model, plan)` has, with factors of zeros: to be filled from a file.
+def converted(model: nn.Module, matrices: Mapping[str, Matrix], *, sites: Iterable[Site] | None = None) -> nn.Module:
+    """A copy of `model` in which some weights are matrices: same inputs, same outputs up to what these lose.
 
     Args:
         model: the dense model; it is not changed, and its other weights are copied.
-        plan: which layers get which rank.
+        matrices: by the weight's name in `state_dict()`; a tied weight by its first name, replaced everywhere. They
+            are put in as they are, and learn if the weight did.
+        sites: from `survey(model)`, if at hand.
+
+    Returns:
+        A new model in the same training mode.
+
+    Raises:
+        ClisonixError: a name that is no weight, a weight that must be kept, or a matrix that does not fit it.
+    """
+    chosen = checked_sites(survey(model, values=False) if sites is None else sites, matrices)
+    modules = dict(model.named_modules())
+    weights: dict[int, dict[str, Matrix]] = defaultdict(dict)
+    dtypes: dict[int, torch.dtype] = {}
+    for site in chosen:
+        matrix = matrices[site.name]
+        _check_matrix(site, matrix)
+        matrix.requires_grad_(site.tensor.requires_grad)
+        for place in site.places:
+            holder = id(modules[place.module])
+            weights[holder][place.parameter] = matrix
+            dtypes[holder] = site.tensor.dtype
+    memo: dict[int, Any] = {}
+    attentions = _attentions(modules, set(weights))
+    for module in modules.values():
+        if id(module) in weights and module not in attentions:
+            memo[id(module)] = _layer(module, weights[id(module)], dtypes[id(module)]).train(module.training)
+    for attention in attentions:
+        out_proj = memo.get(id(attention.out_proj)) or _twin(attention.out_proj)
+        layer = LiamMultiheadAttention(attention, weights.get(id(attention), {}), out_proj)
+        memo[id(attention)] = layer.train(attention.training)
+    for layer in list(memo.values()):
+        _own(layer, memo, set())
+    made = copied(model, memo)
+    for encoder in made.modules():
+        if isinstance(encoder, nn.TransformerEncoder) and any(isinstance(m, LiamLayer) for m in encoder.modules()):
+            keep_from_nesting(encoder)
+    return made
+
+
+def shell(model: nn.Module, plan: Plan) -> nn.Module:
+    """The structure that `compress(model, plan)` has, with matrices of zeros: to be filled from a file.
+
+    Args:
+        model: the dense model; it is not changed, and its other weights are copied.
+        plan: which weights get which form.
 
     Raises:
         ClisonixError: a plan made for another model.
     """
-    return empty(model, _checked_sites(model, plan), plan.ranks)
+    return blank_model(model, planned_sites(model, plan), plan.forms)
 
 
-def empty(model: nn.Module, sites: Iterable[Site], ranks: Mapping[str, int]) -> nn.Module:
-    """`shell` for sites and ranks that have been checked."""
-    weights = {site.name: site.layer.weight.detach().flatten(1) for site in sites}
-
-    def zeros(name: str, rank: int) -> tuple[Tensor, Tensor]:
-        m, n = weights[name].shape
-        return weights[name].new_zeros(m, rank), weights[name].new_zeros(rank, n)
-
-    return factorised(model, sites, ranks, zeros)
+def blank_model(model: nn.Module, sites: Iterable[Site], forms: Mapping[str, Form]) -> nn.Module:
+    """`shell` for sites and forms that have been checked."""
+    chosen = list(sites)
+    empty = {
+        site.name: forms[site.name].empty(site.matrix_shape, site.tensor.dtype, site.tensor.device) for site in chosen
+    }
+    return converted(model, empty, sites=chosen)
 
 
 def expand(model: M) -> M:
-    """A copy of a compressed model with ordinary Linear and Conv layers that compute the same.
+    """A copy of a compressed model with ordinary layers that compute the same; what was tied is tied again.
 
     Args:
         model: any model; layers that are not compressed are copied as they are.
@@ -101,60 +110,52 @@ def expand(model: M) -> M:
         A new model; the given one is not changed.
     """
     memo: dict[int, Any] = {}
+    made: Dense = {}
     for module in model.modules():
-        if isinstance(module, LiamLinear | LiamConv):
-            layer = module.expand()
-            layer.register_parameter("bias", copy.deepcopy(module.bias, memo))
-            memo[id(module)] = layer
-    return copy_with(model, memo)
+        if isinstance(module, LiamLayer) and isinstance(module, nn.Module) and id(module) not in memo:
+            memo[id(module)] = module.expand(made)
+    fresh = {id(parameter) for parameter in made.values()}
+    for layer in list(memo.values()):
+        _own(layer, memo, fresh)
+    dense = copied(model, memo)
+    for encoder in dense.modules():
+        if isinstance(encoder, nn.TransformerEncoder):
+            let_nest_again(encoder)
+    return dense
 
 
-def factorised(model: nn.Module, sites: Iterable[Site], ranks: Mapping[str, int], factors: Factors) -> nn.Module:
-    """A copy of `model` in which each site is a compressed layer made of `factors(name, rank)`."""
-    memo: dict[int, Any] = {}
-    for site in sites:
-        old = site.layer
-        left, right = factors(site.name, ranks[site.name])
-        if not (torch.isfinite(left).all() and torch.isfinite(right).all()):
-            raise ClisonixError(
-                f"the factors of layer {site.name!r} overflow {left.dtype}; convert the model to float32 first"
-            )
-        weight = LowRank(left, right).requires_grad_(old.weight.requires_grad)
-        # Through the memo a bias that two layers share stays shared in the copy.
-        bias = copy.deepcopy(old._parameters.get("bias"), memo)
-        layer = LiamLinear(weight, bias) if isinstance(old, nn.Linear) else LiamConv(weight, bias, like=old)
-        memo[id(old)] = layer.train(old.training)
-    return copy_with(model, memo)
-
-
-def copy_with(model: M, memo: dict[int, Any]) -> M:
-    """A deep copy in which every module that `memo` knows is replaced, wherever it is referred to."""
+def copied(model: M, memo: dict[int, Any]) -> M:
+    """A deep copy in which everything that `memo` knows is replaced, wherever it is referred to."""
     try:
         return copy.deepcopy(model, memo)
-    except (RuntimeError, TypeError) as error:
+    except (RuntimeError, TypeError, NotImplementedError) as error:
         raise ClisonixError(
             f"the model cannot be copied ({error}); drop what it holds beside modules and leaf tensors"
         ) from error
 
 
-def check_sites(sites: Iterable[Site], ranks: Mapping[str, int]) -> list[Site]:
-    """The sites that `ranks` names, each one fit for its rank.
+def checked_sites(sites: Iterable[Site], names: Iterable[str]) -> list[Site]:
+    """The sites of the weights that `names` names.
 
     Raises:
-        ClisonixError: a layer that does not exist, cannot be compressed, or cannot have the rank.
+        ClisonixError: a weight that does not exist or cannot be compressed.
     """
     by_name = {site.name: site for site in sites}
-    for name, rank in ranks.items():
+    for name in names:
         site = by_name.get(name)
         if site is None:
-            raise ClisonixError(f"the plan compresses {name!r}, which is no layer of this model; use its own model")
+            raise ClisonixError(f"the plan compresses {name!r}, which is no weight of this model; use its own model")
         if site.reason is not None:
             raise ClisonixError(f"the plan compresses {name!r}, which must be kept: {site.reason}")
-        check_rank(name, site.shape, rank)
-    return [by_name[name] for name in ranks]
+    return [by_name[name] for name in names]
 
 
-def _checked_sites(model: nn.Module, plan: Plan) -> list[Site]:
+def planned_sites(model: nn.Module, plan: Plan) -> list[Site]:
+    """The sites that `plan` compresses.
+
+    Raises:
+        ClisonixError: it was made for another model, or a form does not suit its weight.
+    """
     sites = survey(model)
     here = {name: spec_of(name, tensor) for name, tensor in stored_tensors(model).items()}
     there = {spec.name: spec for spec in plan.tensors}
@@ -166,4 +167,69 @@ def _checked_sites(model: nn.Module, plan: Plan) -> list[Site]:
                 for who, spec in (("the plan", planned), ("the model", mine))
             )
             raise ClisonixError(f"the plan was made for another model: for {name!r} {what}; plan this model anew")
-    return check_sites(sites, plan.ranks)
+    chosen = checked_sites(sites, plan.forms)
+    for site in chosen:
+        plan.forms[site.name].check(site.name, site.matrix_shape)
+    return chosen
+
+
+def _check_matrix(site: Site, matrix: Matrix) -> None:
+    if not isinstance(matrix, Matrix):
+        raise ClisonixError(f"for {site.name!r} a {type(matrix).__name__} was given; give a matrix of clisonix.liam")
+    if matrix.shape != site.matrix_shape or matrix.device != site.tensor.device:
+        raise ClisonixError(
+            f"the matrix for {site.name!r} is {matrix.shape} on {matrix.device} and must be {site.matrix_shape} on "
+            f"{site.tensor.device}; factorise that weight itself"
+        )
+    for tensor in matrix.state_dict(keep_vars=True).values():
+        if tensor.is_floating_point() and not tensor.is_meta and not bool(tensor.isfinite().all()):
+            raise ClisonixError(
+                f"the matrix for {site.name!r} holds numbers beyond {tensor.dtype}; "
+                "convert the model to float32 first"
+            )
+
+
+def _layer(module: nn.Module, weights: Mapping[str, Matrix], dtype: torch.dtype) -> nn.Module:
+    """The compressed layer for `module`, which shares everything that is kept with it."""
+    if isinstance(module, nn.LSTM | nn.GRU):
+        return (LiamLSTM if isinstance(module, nn.LSTM) else LiamGRU)(module, weights)
+    weight = weights["weight"]
+    if isinstance(module, nn.Embedding):
+        return LiamEmbedding(weight, module.padding_idx, dtype=dtype)
+    bias = module._parameters.get("bias")
+    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        return LiamConv(weight, bias, like=module, dtype=dtype)
+    if is_conv1d(module):
+        return LiamConv1D(weight, bias, type(module), dtype=dtype)
+    return LiamLinear(weight, bias, dtype=dtype)
+
+
+def _attentions(modules: Mapping[str, nn.Module], replaced: set[int]) -> list[nn.MultiheadAttention]:
+    """Those that must become ours: attentions and encoders of torch read what is in them themselves."""
+    found: dict[int, nn.MultiheadAttention] = {}
+    for module in modules.values():
+        own = isinstance(module, nn.MultiheadAttention)
+        if not own and not isinstance(module, nn.TransformerEncoderLayer | nn.TransformerEncoder):
+            continue
+        inside = dict(module.named_modules())
+        if replaced.intersection(map(id, inside.values())):
+            found |= {id(part): part for part in inside.values() if isinstance(part, nn.MultiheadAttention)}
+    return list(found.values())
+
+
+def _twin(module: M) -> M:
+    """Another module that shares every tensor and may be given others."""
+    twin = copy.copy(module)
+    twin._parameters, twin._buffers = dict(module._parameters), dict(module._buffers)
+    return twin
+
+
+def _own(module: nn.Module, memo: dict[int, Any], fresh: set[int]) -> None:
+    """Copy the parameters that `module` shares with its original; through the memo, what was shared stays so."""
+    if isinstance(module, Matrix):
+        return
+    for name, parameter in module._parameters.items():
+        if parameter is not None and id(parameter) not in fresh:
+            setattr(module, name, copy.deepcopy(parameter, memo))
+    for child in module.children():
+        _own(child, memo, fresh)

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from typing import Any, TypeVar
 
+from clisonix.compress.forms import KEEP, Form
 from clisonix.compress.plans import SCHEMA, LayerPlan, Plan, edited
 from clisonix.compress.sizes import ITEM_BYTES, TensorSpec
 from clisonix.errors import ClisonixError, nearest
 
 T = TypeVar("T")
+OBJECTIVES = {"bytes": "bytes", "seconds": "s", "joules": "J"}
 _PLAN_KEYS = (
     "schema",
     "objective",
-    "budget_bytes",
+    "unit",
+    "budget",
+    "cost_before",
+    "cost_after",
     "file_bytes",
     "dense_file_bytes",
     "calibrated",
@@ -28,72 +34,77 @@ _LAYER_KEYS = tuple(field.name for field in fields(LayerPlan))
 def parse_plan(content: Any) -> Plan:  # noqa: ANN401 - whatever JSON can say
     """The plan that `content`, read from JSON, describes.
 
-    Sizes are worked out again. A layer whose recorded size no longer fits its rank was edited by hand: its
+    Sizes are worked out again. A weight whose recorded size no longer fits its form was edited by hand: its
     error becomes unknown.
 
     Raises:
         ClisonixError: another schema, an unknown or missing key, or a value that makes no sense.
     """
     schema = content.get("schema") if isinstance(content, dict) else None
+    if schema == "clisonix.plan/1":
+        raise ClisonixError("this plan is of an older version, which knew low rank only; plan the model anew")
     if schema != SCHEMA:
         raise ClisonixError(f"this is not a plan: its schema is {schema!r} and {SCHEMA!r} was expected")
     _check_keys(content, _PLAN_KEYS, "the plan")
-    if content["objective"] != "bytes":
-        raise ClisonixError(f"the plan's objective is {content['objective']!r}; only 'bytes' is known")
+    objective, unit = content["objective"], content["unit"]
+    if not isinstance(objective, str) or OBJECTIVES.get(objective) != unit:
+        known = ", ".join(f"{name} in {unit}" for name, unit in OBJECTIVES.items())
+        raise ClisonixError(f"the plan's objective is {objective!r} in {unit!r}; give {known}")
+    budget = _amount(content, "budget", "the plan")
+    if budget is None:
+        raise ClisonixError(f"the plan has budget null; give a number of {unit}")
     tensors = tuple(_tensor(entry) for entry in _take(content, "tensors", list, "the plan"))
-    shapes = {spec.name: spec for spec in tensors}
-    layers = tuple(_layer(entry, shapes) for entry in _take(content, "layers", list, "the plan"))
+    specs = {spec.name: spec for spec in tensors}
+    entries = _take(content, "layers", list, "the plan")
+    layers = tuple(_layer(entry, specs) for entry in entries)
     for what, names in (("layers", [layer.name for layer in layers]), ("tensors", [s.name for s in tensors])):
         if len(set(names)) != len(names):
             raise ClisonixError(f"the plan's {what} name one thing twice; each name may stand once")
-    notes = _take(content, "notes", list, "the plan")
-    if not all(isinstance(note, str) for note in notes):
-        raise ClisonixError("the plan's notes must be a list of strings")
-    return Plan(
+    plan = Plan(
         layers=layers,
         tensors=tensors,
-        budget_bytes=_count(content, "budget_bytes", "the plan"),
+        budget=budget,
         calibrated=_take(content, "calibrated", bool, "the plan"),
-        notes=tuple(notes),
+        objective=objective,
+        notes=_strings(content, "notes", "the plan"),
+        cost_before=_amount(content, "cost_before", "the plan"),
+        cost_after=_amount(content, "cost_after", "the plan"),
+        unit=unit,
     )
+    changed = any(layer.bytes_after != entry["bytes_after"] for layer, entry in zip(layers, entries, strict=True))
+    return replace(plan, cost_after=None) if changed else plan
 
 
-def _layer(entry: Any, tensors: dict[str, TensorSpec]) -> LayerPlan:  # noqa: ANN401
-    where = f"layer {entry.get('name')!r}" if isinstance(entry, dict) else "a layer"
+def _layer(entry: Any, tensors: Mapping[str, TensorSpec]) -> LayerPlan:  # noqa: ANN401
+    where = f"weight {entry.get('name')!r}" if isinstance(entry, dict) else "a weight"
     _check_keys(entry, _LAYER_KEYS, where)
-    rank, error, reason = entry["rank"], entry["error"], entry["reason"]
-    if entry["form"] not in ("lowrank", "keep") or (entry["form"] == "keep") != (rank is None):
-        raise ClisonixError(
-            f"{where} has form {entry['form']!r} and rank {rank!r}; give form 'lowrank' with a rank, "
-            "or form 'keep' with rank null"
-        )
-    bad = isinstance(error, bool) or not isinstance(error, int | float) or not 0 <= error < math.inf
-    if error is not None and bad:
-        raise ClisonixError(f"{where} has error {error!r}; give a number of at least 0, or null")
+    reason = entry["reason"]
     if reason is not None and not isinstance(reason, str):
         raise ClisonixError(f"{where} has reason {reason!r}; give a string or null")
-    before = _count(entry, "bytes_before", where)
+    before, recorded = _count(entry, "bytes_before", where), _count(entry, "bytes_after", where)
+    error = _amount(entry, "error", where)
     kept = LayerPlan(
         name=_take(entry, "name", str, where),
         kind=_take(entry, "kind", str, where),
         shape=_shape(entry["shape"], where),
-        form="keep",
-        rank=None,
+        form=KEEP,
         bytes_before=before,
         bytes_after=before,
         error=error,
         reason=reason,
+        tied=_strings(entry, "tied", where),
     )
-    recorded = _count(entry, "bytes_after", where)
-    if rank is None:
-        return kept if recorded == before else edited(kept, None)
-    spec = tensors.get(kept.weight_name)
-    if spec is None or spec.shape != kept.shape or spec.nbytes != before:
-        raise ClisonixError(f"{where} does not agree with the plan's tensors; only ranks should be edited")
-    planned = edited(kept, rank)
-    if recorded != planned.bytes_after:
-        return planned
-    return LayerPlan(**{**vars(planned), "error": None if error is None else float(error), "reason": reason})
+    try:
+        form = Form.from_json(entry["form"])
+    except ClisonixError as wrong:
+        raise ClisonixError(f"{where}: {wrong}") from None
+    if form == KEEP:
+        return kept if recorded == before else replace(kept, error=0.0, reason="kept by an edit")
+    spec = tensors.get(kept.name)
+    if spec is None or math.prod(spec.shape) != math.prod(kept.shape) or spec.nbytes != before:
+        raise ClisonixError(f"{where} does not agree with the plan's tensors; only forms should be edited")
+    planned = edited(kept, form, tensors)
+    return planned if recorded != planned.bytes_after else replace(planned, error=error, reason=reason)
 
 
 def _tensor(entry: Any) -> TensorSpec:  # noqa: ANN401
@@ -107,6 +118,21 @@ def _shape(value: Any, where: str) -> tuple[int, ...]:  # noqa: ANN401
     good = isinstance(value, list) and all(type(size) is int and size >= 0 for size in value)
     if not good or math.prod(value) > 2**53:
         raise ClisonixError(f"{where} has shape {value!r}; expected a list of sizes")
+    return tuple(value)
+
+
+def _amount(entry: dict[str, Any], key: str, where: str) -> float | None:
+    value = entry[key]
+    bad = isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf
+    if value is not None and bad:
+        raise ClisonixError(f"{where} has {key} {value!r}; give a number of at least 0, or null")
+    return value  # type: ignore[no-any-return]
+
+
+def _strings(entry: dict[str, Any], key: str, where: str) -> tuple[str, ...]:
+    value = _take(entry, key, list, where)
+    if not all(isinstance(text, str) for text in value):
+        raise ClisonixError(f"{where} has {key} {value!r}; expected a list of strings")
     return tuple(value)
 
 

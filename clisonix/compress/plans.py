@@ -1,55 +1,55 @@
-"""What shall become of each layer: a plan that people can read, edit and keep as JSON."""
+"""What shall become of each weight: a plan that people can read, edit, compare and keep as JSON."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from clisonix.compress.sizes import TensorSpec, file_bytes
+from clisonix.compress.forms import KEEP, Form, Shape
+from clisonix.compress.sizes import DTYPES, TensorSpec, file_bytes
 from clisonix.errors import ClisonixError, nearest
 from clisonix.files import write_bytes
 
-SCHEMA = "clisonix.plan/1"
-MODEL_SCHEMA = "clisonix.model/1"
+SCHEMA = "clisonix.plan/2"
+MODEL_SCHEMA = "clisonix.model/2"
 METADATA_KEY = "clisonix"
-EDITED = "the rank was edited after planning, so its error is not known"
+EDITED = "the form was edited after planning, so its error is not known"
+_TORCH = {code: dtype for dtype, code in DTYPES.items()}
 
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """The plan for one layer.
+    """The plan for one weight.
 
     Attributes:
-        name: where it sits in the model, as in `named_modules()`; "" is the model itself.
-        kind: its class, such as "Linear".
-        shape: of its weight.
-        form: "lowrank", or "keep" when it stays as it is.
-        rank: columns of the left factor, for "lowrank".
-        bytes_before: tensor bytes of the weight now (of all weights, where a layer has several).
+        name: its first name in `state_dict()`.
+        kind: class of its layer, such as "Linear".
+        shape: `(m, n)`, outputs by inputs; of a weight that cannot be compressed, the shape it has.
+        form: what it becomes; `Form("keep")` when it stays as it is.
+        bytes_before: of the weight now.
         bytes_after: the same after compression. Biases and the file header are counted in `Plan.file_bytes`.
-        error: expected squared error of the output over its expected squared size, under the calibration
-            inputs plus a small ridge (under white inputs for a blind plan); 0 for "keep", None when not known.
+        error: expected squared error of the output over its expected squared size; 0 for "keep", None when not known.
         reason: why it is kept, or what a reader should know.
+        tied: its other names.
     """
 
     name: str
     kind: str
     shape: tuple[int, ...]
-    form: str
-    rank: int | None
+    form: Form
     bytes_before: int
     bytes_after: int
     error: float | None
     reason: str | None = None
+    tied: tuple[str, ...] = ()
 
-    @property
-    def weight_name(self) -> str:
-        """The name of the weight in `state_dict()`."""
-        return weight_name(self.name)
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON, in the order of the attributes."""
+        content = {field.name: getattr(self, field.name) for field in fields(self)}
+        return content | {"shape": list(self.shape), "form": self.form.to_json(), "tied": list(self.tied)}
 
 
 @dataclass(frozen=True)
@@ -57,68 +57,107 @@ class Plan:
     """A plan for a whole model. `str(plan)` is a table; `to_json()` can be edited by hand.
 
     Attributes:
-        layers: one entry per layer that has a weight matrix.
+        layers: one entry for each weight, in the order of `state_dict()`.
         tensors: every tensor of the dense model's file, so that sizes are exact after an edit as well.
-        budget_bytes: what the file may weigh.
+        budget: what the cost may be, in `unit`.
         calibrated: whether errors were measured on calibration inputs.
-        objective: what is bounded; "bytes".
+        objective: what is bounded: "bytes", "seconds" or "joules".
         notes: what a reader should know.
+        cost_before: of the dense model, in `unit`; None when not known.
+        cost_after: of the planned one; None when not known. For bytes, both are those of the files.
+        unit: of the budget and the costs: "bytes", "s", "J".
     """
 
     layers: tuple[LayerPlan, ...]
     tensors: tuple[TensorSpec, ...]
-    budget_bytes: int
+    budget: float
     calibrated: bool
     objective: str = "bytes"
     notes: tuple[str, ...] = ()
+    cost_before: float | None = None
+    cost_after: float | None = None
+    unit: str = "bytes"
 
     @property
-    def ranks(self) -> dict[str, int]:
-        """The rank of every layer that gets compressed, by name."""
-        return {layer.name: layer.rank for layer in self.layers if layer.rank is not None}
+    def forms(self) -> dict[str, Form]:
+        """The form of every weight that is not kept, by name."""
+        return {layer.name: layer.form for layer in self.layers if layer.form != KEEP}
 
     @property
     def file_bytes(self) -> int:
         """Exact size of the file that `save` writes for the compressed model."""
-        return file_bytes(compressed_specs(self.tensors, self.ranks), file_metadata(self.ranks))
+        shapes = {layer.name: layer.shape for layer in self.layers}
+        return planned_bytes(self.tensors, {name: (form, shapes[name]) for name, form in self.forms.items()})
 
     @property
     def dense_file_bytes(self) -> int:
         """Exact size of the file that `save` writes for the dense model."""
-        return file_bytes(self.tensors, file_metadata({}))
+        return planned_bytes(self.tensors, {})
 
-    def with_rank(self, name: str, rank: int | None) -> Plan:
-        """The same plan with another rank for one layer (None: keep it dense). Its error is then unknown.
+    def layer(self, name: str) -> LayerPlan:
+        """The entry of one weight.
 
         Raises:
-            ClisonixError: no such layer, or a rank it cannot have.
+            ClisonixError: there is none of that name.
         """
-        if name not in {layer.name for layer in self.layers}:
-            hint = nearest(name, (layer.name for layer in self.layers))
-            raise ClisonixError(f"the plan has no layer {name!r}{hint}")
-        layers = tuple(edited(layer, rank) if layer.name == name else layer for layer in self.layers)
-        return replace(self, layers=layers)
+        for layer in self.layers:
+            if name == layer.name or name in layer.tied:
+                return layer
+        raise ClisonixError(f"the plan has no weight {name!r}{nearest(name, (layer.name for layer in self.layers))}")
+
+    def with_form(self, name: str, form: Form) -> Plan:
+        """The same plan with another form for one weight. Its error is then unknown.
+
+        Raises:
+            ClisonixError: no such weight, or a form it cannot have.
+        """
+        if not isinstance(form, Form):
+            raise ClisonixError(f"{form!r} is no form; give a Form, such as Form('lowrank', rank=8)")
+        changed = edited(self.layer(name), form, {spec.name: spec for spec in self.tensors})
+        layers = tuple(changed if layer.name == changed.name else layer for layer in self.layers)
+        # What time or energy the new form takes was never measured.
+        return replace(self, layers=layers, cost_after=None)
+
+    def with_rank(self, name: str, rank: int | None) -> Plan:
+        """`with_form` for a low rank; a low rank or a double binary keeps what else its form says. None: dense.
+
+        Raises:
+            ClisonixError: as `with_form`.
+        """
+        form = self.layer(name).form
+        if rank is None:
+            return self.with_form(name, KEEP)
+        return self.with_form(name, replace(form, rank=rank) if form.rank is not None else Form("lowrank", rank=rank))
+
+    def diff(self, other: Plan) -> str:
+        """What `other` does differently, a line for each weight and one for the file; empty where nothing differs."""
+        from clisonix.compress.tables import difference
+
+        return difference(self, other)
 
     def to_json(self) -> str:
-        """Indented JSON, one line per layer and per tensor."""
+        """Indented JSON, one line per weight and per tensor."""
         head: dict[str, Any] = {
             "schema": SCHEMA,
             "objective": self.objective,
-            "budget_bytes": self.budget_bytes,
+            "unit": self.unit,
+            "budget": self.budget,
+            "cost_before": self.cost_before,
+            "cost_after": self.cost_after,
             "file_bytes": self.file_bytes,
             "dense_file_bytes": self.dense_file_bytes,
             "calibrated": self.calibrated,
             "notes": list(self.notes),
         }
         lines = [f"  {json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in head.items()]
-        layers = ",\n".join(f"    {json.dumps(asdict(layer), allow_nan=False)}" for layer in self.layers)
+        layers = ",\n".join(f"    {json.dumps(layer.to_json(), allow_nan=False)}" for layer in self.layers)
         tensors = ",\n".join(f"    {json.dumps(list(spec))}" for spec in self.tensors)
         lines += [f'  "layers": [\n{layers}\n  ]', f'  "tensors": [\n{tensors}\n  ]']
         return "{\n" + ",\n".join(lines) + "\n}\n"
 
     @staticmethod
     def from_json(text: str) -> Plan:
-        """Read `to_json()` back, edited or not; sizes are worked out again from the ranks.
+        """Read `to_json()` back, edited or not; sizes are worked out again from the forms.
 
         Raises:
             ClisonixError: not JSON, another schema, or an entry that makes no sense.
@@ -149,75 +188,76 @@ class Plan:
         return Plan.from_json(text)
 
     def __str__(self) -> str:
-        names = [layer.name or "(model)" for layer in self.layers]
-        width = max([5, *map(len, names)])
-        kinds = max([4, *(len(layer.kind) for layer in self.layers)])
-        lines = [f"{'layer':{width}}  {'kind':{kinds}}  {'rank':>5}  {'bytes':>23}  {'error':>8}  reason"]
-        for name, layer in zip(names, self.layers, strict=True):
-            rank = "keep" if layer.rank is None else str(layer.rank)
-            size = f"{layer.bytes_before:,} → {layer.bytes_after:,}"
-            error = "unknown" if layer.error is None else f"{layer.error:.2g}"
-            lines.append(
-                f"{name:{width}}  {layer.kind:{kinds}}  {rank:>5}  {size:>23}  {error:>8}  {layer.reason or ''}"
-            )
-        lines.append(f"file: {self.dense_file_bytes:,} → {self.file_bytes:,} bytes, budget {self.budget_bytes:,}")
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+        from clisonix.compress.tables import table
+
+        return table(self)
 
 
-def weight_name(layer: str) -> str:
-    """The name of a layer's weight in `state_dict()`; the name of the model itself is ""."""
-    return f"{layer}.weight" if layer else "weight"
+def compressed_specs(
+    tensors: Iterable[TensorSpec], forms: Mapping[str, tuple[Form, tuple[int, ...]]]
+) -> list[TensorSpec]:
+    """The tensors of the compressed model's file.
 
-
-def compressed_specs(tensors: Iterable[TensorSpec], ranks: Mapping[str, int]) -> list[TensorSpec]:
-    """The tensors of the compressed model's file, from those of the dense one."""
-    by_weight = {weight_name(layer): rank for layer, rank in ranks.items()}
+    Args:
+        tensors: those of the dense one.
+        forms: form and shape `(m, n)` of each weight that is not kept, by name.
+    """
     specs: list[TensorSpec] = []
     for spec in tensors:
-        rank = by_weight.get(spec.name)
-        if rank is None:
-            specs.append(spec)
-        else:
-            specs.append(TensorSpec(f"{spec.name}.left", spec.dtype, (spec.shape[0], rank)))
-            right = (rank, math.prod(spec.shape[1:]))
-            specs.append(TensorSpec(f"{spec.name}.right", spec.dtype, right))
+        form, shape = forms.get(spec.name, (KEEP, ()))
+        specs += [spec] if form == KEEP else form.specs(spec.name, matrix_shape(spec.name, shape), _TORCH[spec.dtype])
     return specs
 
 
-def file_metadata(ranks: Mapping[str, int]) -> dict[str, str]:
+def file_metadata(forms: Mapping[str, Form]) -> dict[str, str]:
     """What a model file says about its own structure. One key, sorted inside: the same model, the same bytes.
 
     The version is that of the format, not of the package, so that a size planned today holds tomorrow.
+
+    Args:
+        forms: of each weight that is not kept, each with the dtype of its floats where that is not float32.
     """
-    layers = {name: ["lowrank", rank] for name, rank in sorted(ranks.items())} or None
-    content = {"schema": MODEL_SCHEMA, "plan": layers}
-    return {METADATA_KEY: json.dumps(content, separators=(",", ":"))}
+    plan = {name: form.to_json() for name, form in sorted(forms.items())} or None
+    return {METADATA_KEY: json.dumps({"schema": MODEL_SCHEMA, "plan": plan}, separators=(",", ":"))}
 
 
-def check_rank(name: str, shape: tuple[int, ...], rank: object) -> int:
-    """`rank`, if a layer with a weight of this shape can have it.
+def stored_form(form: Form, code: str) -> Form:
+    """`form` as files name it, for a weight whose dtype safetensors spells `code`."""
+    dtype = str(form.float_dtype(_TORCH[code])).removeprefix("torch.")
+    return replace(form, dtype=None if dtype == "float32" else dtype)
+
+
+def planned_bytes(tensors: Iterable[TensorSpec], forms: Mapping[str, tuple[Form, tuple[int, ...]]]) -> int:
+    """Exact size of a compressed model's file, from the tensors of the dense one, and form and shape by weight."""
+    dense = list(tensors)
+    codes = {spec.name: spec.dtype for spec in dense}
+    named = {name: stored_form(form, codes[name]) for name, (form, _) in forms.items()}
+    return file_bytes(compressed_specs(dense, forms), file_metadata(named))
+
+
+def matrix_shape(name: str, shape: tuple[int, ...]) -> Shape:
+    """`shape`, if it is that of a matrix.
 
     Raises:
-        ClisonixError: not a whole number between 1 and the full rank.
+        ClisonixError: it is not.
     """
-    full = min(shape[0], math.prod(shape[1:])) if len(shape) > 1 else 0
-    if not isinstance(rank, int) or isinstance(rank, bool) or not 1 <= rank <= full:
-        raise ClisonixError(
-            f"layer {name!r} has rank {rank!r} but its weight is {shape}; give a whole number from 1 to {full}"
-        )
-    return rank
+    if len(shape) != 2:
+        raise ClisonixError(f"{name!r} has shape {shape}, which is no matrix; keep it")
+    return shape[0], shape[1]
 
 
-def edited(layer: LayerPlan, rank: int | None) -> LayerPlan:
-    """`layer` with a rank that nobody planned.
+def edited(layer: LayerPlan, form: Form, tensors: Mapping[str, TensorSpec]) -> LayerPlan:
+    """`layer` with a form that nobody planned.
 
     Raises:
-        ClisonixError: a rank that its shape does not allow.
+        ClisonixError: a form that its shape does not allow.
     """
-    if rank is None:
-        size, why = layer.bytes_before, "kept by an edit"
-        return replace(layer, form="keep", rank=None, bytes_after=size, error=0.0, reason=why)
-    check_rank(layer.name, layer.shape, rank)
-    m, n = layer.shape[0], math.prod(layer.shape[1:])
-    size = layer.bytes_before // (m * n) * rank * (m + n)
-    return replace(layer, form="lowrank", rank=rank, bytes_after=size, error=None, reason=EDITED)
+    if form == KEEP:
+        why = layer.reason if layer.form == KEEP else "kept by an edit"
+        return replace(layer, form=KEEP, bytes_after=layer.bytes_before, error=0.0, reason=why)
+    shape = matrix_shape(layer.name, layer.shape)
+    form.check(layer.name, shape)
+    if layer.name not in tensors:
+        raise ClisonixError(f"the plan's tensors lack {layer.name!r}; plan the model anew")
+    size = form.nbytes(shape, _TORCH[tensors[layer.name].dtype])
+    return replace(layer, form=form, bytes_after=size, error=None, reason=EDITED)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +10,24 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from clisonix.compress.convert import check_sites, empty
-from clisonix.compress.layers import LiamConv, LiamLinear
-from clisonix.compress.plans import METADATA_KEY, MODEL_SCHEMA, compressed_specs, file_metadata
-from clisonix.compress.sizes import TensorSpec, spec_of, stored_tensors
+from clisonix.compress.convert import checked_sites, converted
+from clisonix.compress.forms import Form, form_of
+from clisonix.compress.header import declared_forms
+from clisonix.compress.layers import held_matrices
+from clisonix.compress.materialise import fill, on_meta
+from clisonix.compress.plans import compressed_specs, file_metadata, stored_form
+from clisonix.compress.sizes import DTYPES, TensorSpec, spec_of, stored_tensors
 from clisonix.compress.survey import survey
 from clisonix.errors import ClisonixError
 from clisonix.files import save_tensors, write_atomic
-from clisonix.liam.lowrank import LowRank
+from clisonix.liam.matrix import Matrix
 
 
 def save(model: nn.Module, path: str | Path) -> None:
     """Write the weights and the structure of a model, compressed or dense, atomically.
 
-    The file is ordinary safetensors; its metadata lists the compressed layers and their ranks. The same
-    model always gives the same bytes. A tensor reachable under several names is stored once.
+    The file is ordinary safetensors; its metadata names the form of every compressed weight. The same model always
+    gives the same bytes. A tensor reachable under several names is stored once.
 
     Args:
         model: any model whose state is dense tensors. What `torch.compile` wraps is stored as if unwrapped.
@@ -45,21 +47,22 @@ def save(model: nn.Module, path: str | Path) -> None:
         storage = tensor.untyped_storage().data_ptr()
         tensors[name] = tensor.clone() if storage in memory else tensor
         memory.add(storage)
-    metadata = file_metadata(_ranks(model))
+    metadata = file_metadata(_forms(model))
 
     write_atomic(Path(path), lambda temporary: save_tensors(tensors, temporary, metadata))
 
 
-def load(path: str | Path, *, into: nn.Module) -> nn.Module:
+def load(path: str | Path, *, into: nn.Module, device: torch.device | str | None = None) -> nn.Module:
     """The model in a file written by `save`.
 
-    Names, dtypes, shapes and ranks are checked against `into` before anything is allocated. A plain
-    safetensors file of the dense model's state is accepted as well.
+    Names, dtypes, shapes and forms are checked against `into` before anything is allocated. A plain safetensors
+    file of the dense model's state is accepted as well.
 
     Args:
         path: of the file.
-        into: a dense model of the original architecture; it is not changed. The result takes its device
-            and training mode.
+        into: a dense model of the original architecture, freshly initialised or on the meta device; it is not
+            changed, and none of its stored weights is needed. The result takes its training mode.
+        device: of the result; by default every tensor's own in `into`, and the CPU instead of the meta device.
 
     Returns:
         A new model with the structure and, bit for bit, the weights of the file.
@@ -67,68 +70,56 @@ def load(path: str | Path, *, into: nn.Module) -> nn.Module:
     Raises:
         ClisonixError: the file is missing, damaged, or of another model.
     """
-    sites = survey(into)
-    dense = stored_tensors(into)
-    for name, tensor in dense.items():
-        if tensor.device.type == "meta":
-            raise ClisonixError(f"{name} is on the meta device; call into.to_empty(device=...) before loading")
+    sites = survey(into, values=False)
+    dense = [spec_of(name, tensor) for name, tensor in stored_tensors(into).items()]
     try:
         with safe_open(Path(path), framework="pt") as file:
-            ranks = _read_ranks(file.metadata(), path)
+            forms = declared_forms(file.metadata(), path)
             try:
-                chosen = check_sites(sites, ranks)
+                chosen = checked_sites(sites, forms)
+                shaped = {site.name: (forms[site.name], site.matrix_shape) for site in chosen}
+                for name, (form, shape) in shaped.items():
+                    form.check(name, shape)
             except ClisonixError as error:
                 raise ClisonixError(f"{path} does not suit this model: {error}") from None
-            specs = compressed_specs((spec_of(name, tensor) for name, tensor in dense.items()), ranks)
-            _compare(specs, _read_specs(file), path)
-            model = empty(into, chosen, ranks)
-            with torch.no_grad():
-                for name, target in stored_tensors(model).items():
-                    target.copy_(file.get_tensor(name))
+            _compare(compressed_specs(dense, shaped), _read_specs(file), path)
+            empty, devices = on_meta(into)
+            matrices = {name: form.empty(shape, device="meta") for name, (form, shape) in shaped.items()}
+            model = converted(empty, matrices) if matrices else empty
+            fill(model, file.get_tensor, devices, device)
     except SafetensorError as error:
         raise ClisonixError(f"{path} is damaged or not a safetensors file ({error}); copy it again") from error
     except OSError as error:
         raise ClisonixError(f"cannot read {path}: {error.strerror or error}") from error
+    for name, matrix in _matrices(model):
+        try:
+            # Forms check what a file may have damaged, such as places, when a state is loaded: here, none.
+            for part in matrix.modules():
+                part.load_state_dict({}, strict=False)
+        except ClisonixError as error:
+            raise ClisonixError(f"{path} is damaged: {name!r}: {error}") from None
     return model
 
 
-def _ranks(model: nn.Module) -> dict[str, int]:
-    """The structure of a model, read off its layers, so that nothing can disagree with them."""
-    ranks = {}
+def _matrices(model: nn.Module) -> Iterator[tuple[str, Matrix]]:
+    """Every weight that is a matrix, once, by its first name in the state."""
+    seen: set[int] = set()
     for name, module in model.named_modules():
-        if isinstance(module, LiamLinear | LiamConv):
-            if not isinstance(module.weight, LowRank):
-                raise ClisonixError(
-                    f"layer {name!r} holds a {type(module.weight).__name__}; this version stores only LowRank"
-                )
-            ranks[name] = module.weight.rank
-    return ranks
+        for weight, matrix in held_matrices(module):
+            if id(matrix) not in seen:
+                seen.add(id(matrix))
+                yield f"{name}.{weight}" if name else weight, matrix
 
 
-def _read_ranks(metadata: Mapping[str, str] | None, path: str | Path) -> dict[str, int]:
-    """The ranks that the metadata of a file declares; types are checked here, ranks against the model later."""
-    text = (metadata or {}).get(METADATA_KEY)
-    if text is None:
-        return {}
-    try:
-        content: Any = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ClisonixError(f"{path} is damaged: its plan is not valid JSON; copy the file again") from error
-    match content:
-        case {"schema": str(schema)} if schema != MODEL_SCHEMA:
-            raise ClisonixError(
-                f"{path} has format {schema!r} but this version reads {MODEL_SCHEMA!r}; update clisonix"
-            )
-        case {"schema": str(), "plan": None, **rest} if not rest:
-            return {}
-        case {"schema": str(), "plan": dict(plan), **rest} if not rest:
-            ranks = {}
-            for name, entry in plan.items():
-                if not isinstance(entry, list) or len(entry) != 2 or entry[0] != "lowrank":
-                    raise ClisonixError(f"{path} plans {entry!r} for layer {name!r}; expected ['lowrank', rank]")
-                ranks[name] = entry[1]
-            return ranks
-    raise ClisonixError(f"{path} is damaged: its plan is not one this program wrote; copy the file again")
+def _forms(model: nn.Module) -> dict[str, Form]:
+    """The structure of a model, read off its layers, so that nothing can disagree with them."""
+    forms = {}
+    for name, matrix in _matrices(model):
+        try:
+            forms[name] = stored_form(form_of(matrix), DTYPES[matrix.dtype])
+        except ClisonixError as error:
+            raise ClisonixError(f"{name!r} cannot be saved: {error}") from None
+    return forms
 
 
 def _read_specs(file: Any) -> list[TensorSpec]:  # noqa: ANN401 - safetensors does not type its handle

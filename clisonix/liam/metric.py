@@ -83,6 +83,29 @@ class Metric:
         turned = self.damped[order][:, order].double().flip(0, 1)
         return torch.linalg.cholesky(turned).flip(0, 1).to(self.dtype), order
 
+    def turned(self, x: Tensor) -> Tensor:
+        """`x @ damped` for `x (..., n)`; `x` itself without moments."""
+        return x if self.inputs is None else x @ self.damped
+
+    def rooted(self, x: Tensor) -> Tensor:
+        """`x @ R` for `x (..., n)`, where `R Rᵀ = damped`; `x` itself without moments."""
+        return x if self.inputs is None else x @ torch.linalg.cholesky(self.damped.double()).to(x.dtype)
+
+    @property
+    def activity(self) -> Tensor:
+        """The diagonal of `damped (n,)`; ones without moments."""
+        if self.inputs is None:
+            return torch.ones(self.shape[1], dtype=self.dtype, device=self.device)
+        return self.damped.diagonal()
+
+    @property
+    def remaining(self) -> Tensor:
+        """What of each input is not told by those that are rounded after it `(n,)`: its conditional variance."""
+        if self.inputs is None:
+            return self.activity
+        factor, order = self.feedback
+        return factor.diagonal()[order.argsort()].square()
+
     @property
     def row_weights(self) -> Tensor:
         """`outputs (m, 1)`, with none so small that nothing could be fitted to its row."""

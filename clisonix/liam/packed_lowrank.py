@@ -98,8 +98,7 @@ def fit_packed_lowrank(
 def output_spectrum(weight: Tensor, metric: Metric) -> Spectrum:
     """The singular values and vectors of the weighted outputs: they tell the best approximation of every rank."""
     w = metric.row_weights.sqrt() * weight.to(metric.dtype)
-    root = None if metric.inputs is None else torch.linalg.cholesky(metric.damped.double()).to(w.dtype)
-    return exact.spectrum(w if root is None else w @ root, squared=w.dtype != torch.float64)
+    return exact.spectrum(metric.rooted(w), squared=w.dtype != torch.float64)
 
 
 def best_left(spectrum: Spectrum, rank: int, metric: Metric) -> Tensor:

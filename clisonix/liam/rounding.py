@@ -14,6 +14,7 @@ from clisonix.kernels.integer import pack_codes, unpack_codes
 from clisonix.liam.binary import Binary
 from clisonix.liam.integer import Integer, Ternary
 from clisonix.liam.metric import Metric
+from clisonix.liam.metric_blocks import BlockMetric
 
 # Columns handled one by one between two large products.
 BLOCK = 64
@@ -58,6 +59,8 @@ def rounded_integer(
     plain = Integer.rounded(weight, bits, group).to(dtype or weight.dtype)
     if metric.inputs is None or 0 in weight.shape:
         return plain
+    if isinstance(metric, BlockMetric):
+        return _block_by_block(weight, plain, bits, group, metric)
     low = -(2 ** (bits - 1))
     levels = unpack_codes(plain.planes, plain.columns).to(metric.dtype) + low
     levels, scales = _round(weight, levels, plain.scales, Levels(low, 1, 2**bits), group, metric)
@@ -68,7 +71,7 @@ def rounded_integer(
 def rounded_ternary(weight: Tensor, *, metric: Metric, dtype: torch.dtype | None = None) -> Ternary:
     """`weight` as a `Ternary` never further from it in `metric` than `Ternary.nearest`; see `rounded_integer`."""
     plain = Ternary.nearest(weight).to(dtype or weight.dtype)
-    if metric.inputs is None or 0 in weight.shape:
+    if metric.inputs is None or isinstance(metric, BlockMetric) or 0 in weight.shape:
         return plain
     levels = unpack_codes(plain.planes, plain.columns).to(metric.dtype) - 1
     levels, scales = _round(weight, levels, plain.scales, Levels(-1, 1, 3), plain.group, metric)
@@ -79,11 +82,25 @@ def rounded_ternary(weight: Tensor, *, metric: Metric, dtype: torch.dtype | None
 def rounded_binary(weight: Tensor, *, metric: Metric, dtype: torch.dtype | None = None) -> Binary:
     """`weight` as a `Binary` never further from it in `metric` than `Binary.nearest`; see `rounded_integer`."""
     plain = Binary.nearest(weight).to(dtype or weight.dtype)
-    if metric.inputs is None or 0 in weight.shape:
+    if metric.inputs is None or isinstance(metric, BlockMetric) or 0 in weight.shape:
         return plain
     levels, n = unpack_signs(plain.packed, plain.columns, metric.dtype), weight.shape[1]
     levels, scales = _round(weight, levels, plain.scales[:, None], Levels(-1, 2, 2), n, metric)
     return Binary(pack_signs(levels > 0), scales[:, 0], n)
+
+
+def _block_by_block(weight: Tensor, plain: Integer, bits: int, group: int, metric: BlockMetric) -> Integer:
+    """Columns of different blocks do not meet, unless one scale serves both: then rounding stays plain."""
+    width = metric.width
+    if width % group or width % 8:
+        return plain
+    parts = [
+        rounded_integer(part.contiguous(), bits, min(group, part.shape[1]), metric=metric.block(index),
+                        dtype=plain.scales.dtype)
+        for index, part in enumerate(torch.split(weight, width, dim=1))
+    ]  # fmt: skip
+    planes, scales = torch.cat([part.planes for part in parts], 2), torch.cat([part.scales for part in parts], 1)
+    return Integer(planes, scales.detach(), weight.shape[1], group)
 
 
 def _round(

@@ -1,59 +1,113 @@
-"""Bytes are shared out nearly as well as trying every choice would."""
+"""A budget is shared out nearly as well as trying every choice would, and more of it never does harm."""
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clisonix.compress.allocate import Curve, allocate
-from clisonix.errors import ClisonixError
+from clisonix.compress.allocate import Curve, OutOfReachError, allocate
 
-curves = st.lists(
-    st.tuples(
-        st.integers(2, 12),
-        st.integers(2, 12),
-        st.lists(st.floats(0, 1), min_size=12, max_size=12),
-    ),
-    min_size=1,
-    max_size=3,
+points = st.lists(
+    st.lists(st.tuples(st.integers(1, 60), st.floats(0, 1)), min_size=1, max_size=7), min_size=1, max_size=4
 )
 
 
+def made(layers: Any) -> list[Curve]:
+    return [
+        Curve.of(str(i), [float(cost) for cost, _ in layer], [error for _, error in layer])
+        for i, layer in enumerate(layers)
+    ]
+
+
+def cost(curves: Sequence[Curve], steps: Mapping[str, int]) -> float:
+    return sum(curve.costs[steps[curve.name]] for curve in curves)
+
+
+def error(curves: Sequence[Curve], steps: Mapping[str, int]) -> float:
+    return sum(curve.errors[steps[curve.name]] for curve in curves)
+
+
+def brute_force(curves: Sequence[Curve], budget: float) -> float | None:
+    """The least error of all choices within the budget."""
+    choices = itertools.product(*(range(len(curve.costs)) for curve in curves))
+    named = ({curve.name: step for curve, step in zip(curves, steps, strict=True)} for steps in choices)
+    return min((error(curves, steps) for steps in named if cost(curves, steps) <= budget), default=None)
+
+
+def largest_segment(curves: Sequence[Curve]) -> float:
+    """The most that one segment of a hull saves: what the Lagrangian may miss."""
+    return max((c.errors[a] - c.errors[b] for c in curves for a, b in pairwise(c.hull())), default=0.0)
+
+
 @settings(max_examples=60, deadline=None)
-@given(curves, st.floats(0.05, 1.1))
+@given(points, st.floats(0.02, 1.1))
 def test_allocation_is_near_the_best_of_all_choices(layers: Any, share: float) -> None:
-    """Against brute force: within the budget, and no worse than the best by more than one hull segment."""
-    made = []
-    for index, (m, n, energies) in enumerate(layers):
-        energies = sorted(energies, reverse=True)[: min(m, n)]
-        total = sum(energies) or 1.0
-        errors = [sum(energies[r:]) / total for r in range(len(energies) + 1)]
-        made.append(Curve(str(index), 3, 4 * (m + n), 4 * m * n, errors))
-    made = [curve for curve in made if curve.ranks >= 1]
-    budget = int(share * sum(curve.dense for curve in made))
-
-    def size(ranks: Any) -> int:
-        return sum(c.cost(ranks[c.name]) if c.name in ranks else c.dense for c in made)
-
-    def error(ranks: Any) -> float:
-        return sum(c.error(ranks[c.name]) for c in made if c.name in ranks)
-
-    choices: list[dict[str, int]] = [{}]
-    for curve in made:
-        choices = [
-            {**choice, **({curve.name: rank} if rank else {})}
-            for choice in choices
-            for rank in range(curve.ranks + 1)
-        ]
-    fitting = [error(choice) for choice in choices if size(choice) <= budget]
-    if not fitting:
-        with pytest.raises(ClisonixError, match="out of reach"):
-            allocate(made, budget, size)
+    curves = made(layers)
+    budget = share * sum(max(curve.costs) for curve in curves)
+    best = brute_force(curves, budget)
+    if best is None:
+        with pytest.raises(OutOfReachError) as caught:
+            allocate(curves, budget, lambda steps: cost(curves, steps))
+        assert caught.value.smallest == sum(curve.costs[0] for curve in curves)
         return
-    ranks = allocate(made, budget, size)
-    assert size(ranks) <= budget
-    jumps = [c.error(a) - c.error(b) for c in made for a, b in zip(c.hull(), c.hull()[1:], strict=False)]
-    assert error(ranks) <= min(fitting) + max(jumps, default=0) + 1e-9
+    steps = allocate(curves, budget, lambda steps: cost(curves, steps))
+    assert cost(curves, steps) <= budget
+    assert best - 1e-9 <= error(curves, steps) <= best + largest_segment(curves) + 1e-9
+
+
+@settings(max_examples=50, deadline=None)
+@given(points, st.floats(0.1, 1.1), st.floats(1.0, 2.0))
+def test_more_budget_never_does_harm_by_more_than_a_segment(layers: Any, share: float, more: float) -> None:
+    curves = made(layers)
+    budget = share * sum(max(curve.costs) for curve in curves)
+    if sum(curve.costs[0] for curve in curves) > budget:
+        return
+    less, most = (
+        error(curves, allocate(curves, b, lambda steps: cost(curves, steps))) for b in (budget, more * budget)
+    )
+    assert most <= less + largest_segment(curves) + 1e-9
+
+
+@settings(max_examples=50, deadline=None)
+@given(points, st.floats(0.1, 1.0))
+def test_on_convex_curves_with_equal_steps_the_best_is_found(layers: Any, share: float) -> None:
+    """Where every step costs the same and saves less than the one before, the greedy choice is the optimum."""
+    curves = []
+    for i, layer in enumerate(layers):
+        gains = sorted((gain for _, gain in layer), reverse=True)
+        errors = [math.fsum(gains[k:]) for k in range(len(gains) + 1)]
+        curves.append(Curve.of(str(i), [float(k + 1) for k in range(len(errors))], errors))
+    budget = math.ceil(share * sum(max(curve.costs) for curve in curves))
+    best = brute_force(curves, budget)
+    if best is not None:
+        found = allocate(curves, budget, lambda steps: cost(curves, steps))
+        assert error(curves, found) == pytest.approx(best, abs=1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(points, st.floats(0.3, 1.0), st.integers(0, 3))
+def test_the_exact_cost_rules_where_it_differs_from_the_sum(layers: Any, share: float, header: int) -> None:
+    curves = made(layers)
+
+    def exact(steps: Mapping[str, int]) -> float:
+        return cost(curves, steps) + header * len(set(steps.values()))
+
+    budget = share * sum(max(curve.costs) for curve in curves)
+    smallest = exact({curve.name: 0 for curve in curves})
+    if smallest > budget:
+        return
+    assert exact(allocate(curves, budget, exact)) <= budget
+
+
+def test_a_curve_keeps_only_what_nothing_beats() -> None:
+    curve = Curve.of("a", [5.0, 1.0, 3.0, 3.0, 9.0], [0.4, 0.9, 0.5, 0.3, 0.0])
+    assert curve.costs == (1.0, 3.0, 9.0)
+    assert curve.errors == (0.9, 0.3, 0.0)
+    assert curve.places == (1, 3, 4)

@@ -14,19 +14,16 @@ from compress_zoo import make
 from torch import nn
 from torch.nn import functional as F
 
-from clisonix.compress import LiamConv, LiamLinear, Plan, compress, expand, plan, shell
+from clisonix.compress import Form, LiamConv, LiamLinear, Plan, compress, expand, plan, shell, survey
 from clisonix.errors import ClisonixError
 from clisonix.liam import LowRank
 
 
 def full_rank(made: Plan, model: nn.Module) -> Plan:
     """`made` with the full rank wherever a layer can be compressed at all."""
-    for layer in made.layers:
-        module = model.get_submodule(layer.name)
-        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) and "grouped" not in (
-            layer.reason or ""
-        ):
-            made = made.with_rank(layer.name, min(layer.shape[0], math.prod(layer.shape[1:])))
+    for site in survey(model):
+        if site.reason is None:
+            made = made.with_form(site.name, Form("lowrank", rank=min(site.shape)))
     return made
 
 
@@ -76,9 +73,10 @@ def test_a_larger_budget_gives_a_smaller_error(pair: tuple[nn.Module, Any]) -> N
     model, batch = pair
     errors = [
         sum(layer.error or 0.0 for layer in plan(model, budget=budget, calibration=[batch]).layers)
-        for budget in (0.5, 0.7, 0.9)
+        for budget in (0.35, 0.5, 0.9)
     ]
-    assert errors[0] > errors[1] > errors[2]
+    assert errors[0] >= errors[1] >= errors[2]
+    assert errors[0] > errors[2]
 
 
 @pytest.mark.parametrize("kind", ["linear", "conv"])
@@ -106,10 +104,9 @@ def test_whitened_beats_plain_on_anisotropic_inputs(kind: str) -> None:
     train, test = data[:300], data[300:]
     layer = model[0]
     alone = nn.Sequential(layer)
-    made = plan(alone, budget=0.6, calibration=[train])
-    blind = plan(alone, budget=0.6)
-    assert made.ranks == blind.ranks
-    assert made.ranks
+    made = plan(alone, budget=0.6, calibration=[train]).with_form("0.weight", Form("lowrank", rank=4))
+    blind = plan(alone, budget=0.6).with_form("0.weight", Form("lowrank", rank=4))
+    assert made.forms == blind.forms
     whitened = relative(compress(alone, made, calibration=[train])(test), alone(test))
     plain = relative(compress(alone, blind)(test), alone(test))
     assert whitened < 0.8 * plain
@@ -176,7 +173,9 @@ def test_shell_has_the_structure_and_no_values(pair: tuple[nn.Module, Any]) -> N
     made = plan(model, budget=0.6)
     empty, small = shell(model, made), compress(model, made)
     assert {n: v.shape for n, v in empty.state_dict().items()} == {n: v.shape for n, v in small.state_dict().items()}
-    assert all(not m.left.any() and not m.right.any() for m in empty.modules() if isinstance(m, LowRank))
+    weights = [m.weight for m in empty.modules() if isinstance(m, LiamLinear | LiamConv)]
+    assert weights
+    assert all(not weight.dense().any() for weight in weights)
     empty.load_state_dict(small.state_dict())
 
 
@@ -203,7 +202,6 @@ def test_deepcopy_and_repr() -> None:
     assert torch.equal(copy.deepcopy(small)(batch), small(batch))
     text = repr(small)
     assert "LiamConv" in text
-    assert "rank" in text
     assert "% of the dense bytes" in text
 
 

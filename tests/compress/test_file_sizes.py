@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from clisonix.compress import compress, plan
-from clisonix.compress.plans import compressed_specs, file_metadata
+from clisonix.compress.plans import compressed_specs, file_metadata, stored_form
 from clisonix.compress.sizes import DTYPES, file_bytes, spec_of, stored_tensors
 
 
@@ -42,5 +42,8 @@ def test_planned_tensors_are_those_of_the_modules(pair: tuple[nn.Module, Any]) -
     made = plan(model, budget=0.6)
     small = compress(model, made)
     held = {spec_of(name, tensor) for name, tensor in stored_tensors(small).items()}
-    assert held == set(compressed_specs(made.tensors, made.ranks))
-    assert file_bytes(held, file_metadata(made.ranks)) == made.file_bytes
+    forms = {name: (form, made.layer(name).shape) for name, form in made.forms.items()}
+    assert forms
+    assert held == set(compressed_specs(made.tensors, forms))
+    stored = {name: stored_form(form, "F32") for name, form in made.forms.items()}
+    assert file_bytes(held, file_metadata(stored)) == made.file_bytes
