@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from operator import itemgetter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from clisonix.compress.allocate import Choice, Curve, OutOfReachError, allocate
 from clisonix.compress.batches import Loss, check_batches
 from clisonix.compress.budgets import UNITS, amount, check_objective
 from clisonix.compress.calibrate import MASK_NOTE, gather
-from clisonix.compress.costs import Costs, CpuTime, default_file
-from clisonix.compress.forms import KEEP, Form
-from clisonix.compress.options import Effort, Option, corrected, families, frontier, options
-from clisonix.compress.plans import LayerPlan, Plan, planned_bytes
+from clisonix.compress.choosing import Choosing
+from clisonix.compress.costs import Costs
+from clisonix.compress.forms import KEEP
+from clisonix.compress.options import Effort, Option, families, options
+from clisonix.compress.plans import LayerPlan, Plan
+from clisonix.compress.prices import FileBudget, MeasuredBudget
 from clisonix.compress.refine import Refined, refine
-from clisonix.compress.sizes import TensorSpec, spec_of, stored_tensors
+from clisonix.compress.sizes import spec_of, stored_tensors
 from clisonix.compress.survey import Names, Site, survey
-from clisonix.compress.timing import Timer
 from clisonix.compress.workshop import Workshop
-from clisonix.errors import ClisonixError
 from clisonix.liam.matrix import Matrix
 
 Progress = Callable[[str, int, int], None]
@@ -35,13 +33,9 @@ LOSS_NOTE = "layers are weighed by the gradients of the loss"
 NEVER_CALLED = "never called by the calibration data"
 TOO_SMALL = "too small to gain: no form of it weighs less with its file header"
 ROOM = "kept dense: nothing of what the budget buys is better spent elsewhere"
-# Rounds in which matrices whose error was only estimated are made, measured and chosen anew.
-_ROUNDS = 2
 # Batches on which the true loss is taken.
 _JUDGED = 4
 _EVALUATIONS = 12
-# Times that a choice is measured in the whole model, and made anew.
-_SETTLING = 4
 
 
 def plan(
@@ -150,9 +144,9 @@ def prepare(
     live = [s for s in sites if s.reason is None and (moments is None or moments[s.name].seen)]
     workshop = Workshop(live, moments, with_loss=choices.loss is not None, folder=folder)
     problem = (
-        _Bytes(tensors, live, budget)
+        FileBudget(tensors, live, budget)
         if choices.objective == "bytes"
-        else _Measured(model, live, budget, choices, batches)
+        else MeasuredBudget(model, live, budget, choices, batches.kept)
     )
     bits = problem.bits(sum(site.weight.numel() for site in live))
     curves: dict[str, list[Option]] = {}
@@ -163,7 +157,7 @@ def prepare(
         found = options(site.name, weight, metric, forms=wanted, effort=choices.effort, bits=bits)
         curves[site.name], totals[site.name] = problem.priced(site, found), metric.total
     workshop.close()
-    choosing = _Choosing(problem, curves, workshop)
+    choosing = Choosing(problem, curves, workshop)
     chosen = choosing.choose(measure=True)
     notes = [BLIND_NOTE] if moments is None else [SAMPLE_NOTE, MASK_NOTE]
     if choices.loss is not None:
@@ -172,7 +166,7 @@ def prepare(
         refined: Refined = refine(model, live, choosing, chosen, batches.kept, choices.loss, _EVALUATIONS)
         chosen = refined.chosen
         notes.append(refined.note)
-    if isinstance(problem, _Measured):
+    if isinstance(problem, MeasuredBudget):
         chosen = problem.settled(choosing, chosen)
     made = Plan(
         layers=tuple(_entry(site, chosen.get(site.name), curves, totals, moments is not None) for site in sites),
@@ -204,205 +198,6 @@ class _Kept:
             if len(self.kept) < _JUDGED:
                 self.kept.append(batch)
             yield batch
-
-
-class _Bytes:
-    """The budget as the size of a file."""
-
-    def __init__(self, tensors: tuple[TensorSpec, ...], sites: Sequence[Site], budget: float | int | str) -> None:
-        self._tensors = tensors
-        self._shapes = {site.name: site.matrix_shape for site in sites}
-        self._dtypes = {site.name: site.tensor.dtype for site in sites}
-        self.dense = float(planned_bytes(tensors, {}))
-        self.budget = amount(budget, "bytes", self.dense)
-        self.notes: tuple[str, ...] = ()
-
-    def bits(self, entries: int) -> float | None:
-        """What the budget leaves for each entry."""
-        fixed = self.dense - sum(spec.nbytes for spec in self._tensors if spec.name in self._shapes)
-        return max(8 * (self.budget - fixed) / max(entries, 1), 0.0)
-
-    def priced(self, site: Site, found: list[Option]) -> list[Option]:
-        """The options with bytes of the header beside those of the tensors; none that gains nothing."""
-        overheads: dict[tuple[Any, ...], int] = {}
-        [dense] = [spec for spec in self._tensors if spec.name == site.name]
-        priced = []
-        for option in found:
-            form = option.form
-            kind = (form.kind, form.bits is None)
-            if form != KEEP and kind not in overheads:
-                shape = {site.name: (form, site.matrix_shape)}
-                overheads[kind] = planned_bytes([dense], shape) - planned_bytes([dense], {})
-                overheads[kind] -= form.nbytes(site.matrix_shape, site.tensor.dtype) - dense.nbytes
-            extra = overheads.get(kind, 0) if form != KEEP else 0
-            priced.append(replace(option, cost=float(option.nbytes + extra)))
-        return priced
-
-    def exact(self, chosen: Mapping[str, Option]) -> float:
-        """Bytes of the whole file."""
-        forms = {name: (o.form, self._shapes[name]) for name, o in chosen.items() if o.form != KEEP}
-        return float(planned_bytes(self._tensors, forms))
-
-    def refuse(self, smallest: float, count: int) -> ClisonixError:
-        """The sentence for a budget that is out of reach."""
-        return ClisonixError(
-            f"the budget of {self.budget:,.0f} bytes is out of reach: the smallest possible file is {smallest:,.0f} "
-            f"bytes (the least form in {count} weights, the rest as it is); raise the budget or let more take part"
-        )
-
-
-class _Measured:
-    """The budget as seconds or joules of one pass."""
-
-    def __init__(
-        self, model: nn.Module, sites: Sequence[Site], budget: float | int | str, choices: Choices, batches: _Kept
-    ) -> None:
-        if not batches.kept:
-            raise ClisonixError(
-                f"the objective {choices.objective!r} needs a batch to measure with; give calibration=[batch]"
-            )
-        costs = choices.costs
-        if costs is None:
-            costs = Costs(file=default_file()) if choices.objective == "seconds" else Costs(CpuTime(), default_file())
-        batch = batches.kept[0]
-        if choices.loss is not None and isinstance(batch, tuple | list) and len(batch) == 2:
-            batch = batch[0]
-        self._timer = Timer(model, sites, batch, costs)
-        self.dense = self._timer.total
-        self._sites = list(sites)
-        self._together = 0.0
-        self.budget = amount(budget, choices.objective, self.dense)
-        self.unit = UNITS[choices.objective]
-        self.notes: tuple[str, ...] = (
-            f"costs are {costs.probe.name}, measured on this device for one pass over the first batch",
-        )
-
-    def bits(self, entries: int) -> float | None:
-        """Bytes are not what is bounded."""
-        return None if entries == 0 else 4.0
-
-    def priced(self, site: Site, found: list[Option]) -> list[Option]:
-        """Those worth timing, each with what it costs more than the dense weight.
-
-        What weighs more and errs more than a form of another family may still be faster: unpacked low ranks are.
-        """
-        kinds = {(option.form.kind, option.form.bits if option.form.kind == "lowrank" else None) for option in found}
-        worth = [
-            option
-            for kind, bits in sorted(kinds, key=str)
-            for option in frontier(
-                [o for o in found if o.form.kind == kind and (kind != "lowrank" or o.form.bits == bits)]
-            )
-        ]
-        return self._timer.timed(site.name, worth)
-
-    def exact(self, chosen: Mapping[str, Option]) -> float:
-        """The cost of the whole model: that of the dense one, and what the options add to it, all together."""
-        return self.dense + sum(option.cost or 0.0 for option in chosen.values()) + self._together
-
-    def settled(self, choosing: _Choosing, chosen: dict[str, Option]) -> dict[str, Option]:
-        """A choice whose cost in the whole model was measured, and fits the budget.
-
-        A layer that is timed alone has the caches to itself, so layers tell how options compare, and the whole model
-        how far their sum is off.
-        """
-        tried: list[tuple[float, float, float, dict[str, Option]]] = []
-        for _ in range(_SETTLING):
-            alone = sum(option.cost or 0.0 for option in chosen.values())
-            if alone == 0:
-                self._together = 0.0
-                tried.append((self.dense, 0.0, 0.0, chosen))
-                break
-            forms = {site.name: chosen[site.name].form for site in self._sites if chosen[site.name].form != KEEP}
-            found = self.dense * self._timer.share(forms, self._sites)
-            together = found - self.dense - alone
-            tried.append((found, sum(option.error for option in chosen.values()), together, chosen))
-            self._together = together
-            try:
-                offer = choosing.choose(measure=True)
-            except ClisonixError:
-                break
-            if all(offer[name].form == option.form for name, option in chosen.items()):
-                break
-            chosen = offer
-        fitting = [one for one in tried if one[0] <= self.budget]
-        found, _, self._together, chosen = (
-            min(fitting, key=lambda one: one[1]) if fitting else min(tried, key=itemgetter(0))
-        )
-        if not fitting:
-            over = f"the whole model was measured at {found:.4g} {self.unit}, above the budget of {self.budget:.4g}"
-            self.notes = (*self.notes, f"{over}: its layers together save less than alone")
-        return chosen
-
-    def refuse(self, smallest: float, count: int) -> ClisonixError:
-        """The sentence for a budget that is out of reach."""
-        return ClisonixError(
-            f"the budget of {self.budget:.4g} {self.unit} is out of reach: the least possible is {smallest:.4g} "
-            f"{self.unit} with {count} layers in other forms; raise the budget"
-        )
-
-
-class _Choosing:
-    """Chooses options under the budget, again and again as more is known of their errors."""
-
-    def __init__(self, problem: _Bytes | _Measured, curves: dict[str, list[Option]], workshop: Workshop) -> None:
-        self.problem, self.curves, self.workshop = problem, curves, workshop
-        self.made: dict[tuple[str, Form], Matrix] = {}
-        self._measured: set[tuple[str, Form]] = set()
-
-    def allocate(self, factors: Mapping[str, float] | None = None) -> dict[str, Option]:
-        """The best choice for the errors as they are known, those of each weight times its factor."""
-        scale = factors or {}
-        curves = [
-            Curve.of(
-                name,
-                [option.cost or 0.0 for option in found],
-                [option.error * scale.get(name, 1.0) for option in found],
-            )
-            for name, found in self.curves.items()
-        ]
-        places = {curve.name: curve.places for curve in curves}
-
-        def chosen(steps: Choice) -> dict[str, Option]:
-            return {name: self.curves[name][places[name][step]] for name, step in steps.items()}
-
-        try:
-            return chosen(allocate(curves, self.problem.budget, lambda steps: self.problem.exact(chosen(steps))))
-        except OutOfReachError as error:
-            raise self.problem.refuse(error.smallest, len(curves)) from None
-
-    def choose(self, *, measure: bool, factors: Mapping[str, float] | None = None) -> dict[str, Option]:
-        """`allocate`; what was only estimated and got chosen is made and measured, and then chosen anew."""
-        chosen = self.allocate(factors)
-        for _ in range(_ROUNDS if measure else 0):
-            unsure = [
-                (name, option)
-                for name, option in chosen.items()
-                if _estimated(option.form) and (name, option.form) not in self._measured
-            ]
-            if not unsure:
-                break
-            for name, option in unsure:
-                self.curves[name] = corrected(self.curves[name], option.form, self.measure(name, option))
-            chosen = self.allocate(factors)
-        return chosen
-
-    def measure(self, name: str, option: Option) -> float:
-        """The error that an option really makes."""
-        error = self.workshop.error(name, self.matrix(name, option.form))
-        self._measured.add((name, option.form))
-        return error
-
-    def matrix(self, name: str, form: Form) -> Matrix:
-        """The matrix of an option; made once."""
-        if (name, form) not in self.made:
-            self.made[name, form] = self.workshop.make(name, form)
-        return self.made[name, form]
-
-
-def _estimated(form: Form) -> bool:
-    """Whether the error of this form is a rough estimate until it is made."""
-    return form.kind == "double binary" or (form.kind == "lowrank" and form.bits is not None)
 
 
 def _entry(
