@@ -12,7 +12,7 @@ _folder="${1:-$_root/.zoo}"
 _packages=(
     timm braindecode torchvision torchaudio pillow
     # What braindecode imports.
-    mne mne-bids h5py scikit-learn joblib threadpoolctl narwhals skorch tabulate torchinfo wfdb docstring-inheritance
+    mne mne-bids h5py scikit-learn joblib cloudpickle threadpoolctl narwhals skorch tabulate torchinfo wfdb docstring-inheritance
     decorator lazy-loader einops linear-attention-transformer axial-positional-embedding colt5-attention
     hyper-connections linformer local-attention product-key-memory torch-einops-utils
     # What these share with the development environment is found there: numpy, scipy, pandas, pooch, pydantic.
