@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +10,7 @@ import pytest
 import torch
 from compress_zoo import make
 from torch import nn
+from two_processes import notes_of_both
 
 from clisonix.compress import Form, LiamLinear, compress, load, plan, save
 from clisonix.compress.layers import held_matrices
@@ -23,17 +20,7 @@ WORKER = Path(__file__).parent / "ecosystem_nodes.py"
 
 @pytest.fixture(scope="module")
 def notes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    folder = tmp_path_factory.mktemp("ecosystem")
-    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    nodes = [
-        subprocess.Popen(
-            [sys.executable, str(WORKER), str(folder), str(rank)], env=environment, stderr=subprocess.PIPE, text=True
-        )
-        for rank in range(2)
-    ]
-    complaints = [node.communicate(timeout=240)[1] for node in nodes]
-    assert [node.returncode for node in nodes] == [0, 0], complaints
-    return [json.loads((folder / f"notes{rank}.json").read_text()) for rank in range(2)]
+    return notes_of_both(WORKER, tmp_path_factory.mktemp("ecosystem"))
 
 
 @pytest.mark.parametrize("way", ["replicated", "sharded"])

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from two_processes import notes_of_both
 
 WORKER = Path(__file__).parent / "spectral_nodes.py"
 
 
 @pytest.fixture(scope="module")
 def notes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    folder = tmp_path_factory.mktemp("spectral")
-    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    nodes = [
-        subprocess.Popen(
-            [sys.executable, str(WORKER), str(folder), str(rank)], env=environment, stderr=subprocess.PIPE, text=True
-        )
-        for rank in range(2)
-    ]
-    complaints = [node.communicate(timeout=240)[1] for node in nodes]
-    assert [node.returncode for node in nodes] == [0, 0], complaints
-    return [json.loads((folder / f"notes{rank}.json").read_text()) for rank in range(2)]
+    return notes_of_both(WORKER, tmp_path_factory.mktemp("spectral"))
 
 
 @pytest.mark.parametrize("way", ["replicated", "dealt", "by rows", "by columns"])
