@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-SHARE_OF_A_CORE = 0.00075
+SHARE_OF_A_CORE = 0.0005
 """The most that sampling may cost, for each counter that ticks: of a promise of 0.001, what waking the thread, which
 its own clock does not see, leaves."""
 TICK_SHARE = 0.8944

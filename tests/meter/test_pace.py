@@ -36,7 +36,7 @@ def test_dear_samples_become_rare_but_still_pin_down_ticks(cost_s: float) -> Non
 def test_one_slow_sample_changes_little() -> None:
     pace = Pace(0.1)
     for _ in range(100):
-        pace.spent(50e-6)
+        pace.spent(30e-6)
     pace.spent(1.0)
     assert gaps(pace, 2).max() < 0.1
 
