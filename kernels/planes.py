@@ -13,7 +13,9 @@ end in `_reference` are plain torch everywhere.
 The C++ kernels compute in float32 and round once. Their error is at most `1000 · 2**-24` times the product
 of the absolute values of input and scales with the largest level, as a float32 dot product of a thousand
 terms may have, and typically that of a float32 product: with one or few rows of input, each 512
-inputs in a row are first rounded to multiples of a two-millionth of the largest of them.
+inputs in a row are first rounded to multiples of a two-millionth of the largest of them. With many rows of float32
+the entries are unpacked, a block of rows at a time, for torch's own product; a block takes at most a quarter of the
+bytes of planes, input and output.
 """
 
 from __future__ import annotations
@@ -59,7 +61,7 @@ class Operators(NamedTuple):
 
 
 def packed_matmul(x: Tensor, scales: Tensor, planes: Tensor, layout: Layout, backend: Backend = "auto") -> Tensor:
-    """`x @ entries.T`, never holding more than a small part of the entries.
+    """`x @ entries.T`, holding few of the entries at a time: see above for how much that is with many rows.
 
     Args:
         x: `(..., n)`.

@@ -69,8 +69,8 @@ int64_t scratch_bytes(const Job& job, Isa isa, const Plan& plan) {
 // from them. With AVX-512 both kernels do twice as much at a time.
 double unpack_cycles(const Job& job) {
   const double weights = static_cast<double>(job.w.m) * static_cast<double>(job.w.n);
-  const double unpack = (job.adjoint ? 0.65 : 0.45) + 0.05 * static_cast<double>(job.w.bits);
-  return weights * (unpack + 0.078 * static_cast<double>(job.batch));
+  const double unpack = (job.adjoint ? 0.55 : 0.35) + 0.04 * static_cast<double>(job.w.bits);
+  return weights * (unpack + 0.075 * static_cast<double>(job.batch));
 }
 
 double tables_cycles(const Job& job) {
@@ -78,6 +78,23 @@ double tables_cycles(const Job& job) {
   const double units = static_cast<double>(divide_up(job.inputs(), 128));
   const double tiles = static_cast<double>(divide_up(job.outputs(), 32));
   return units * (800 * batch + tiles * bits * (80 + batch * (job.w.groups > 1 ? 225 : 195)));
+}
+
+// Rows of x that share what is unpacked: the more, the less it costs, but sums for all of them are held meanwhile. Those
+// take at most this part of what the product holds in any case.
+constexpr int64_t MANY = 384, SHARE = 6;
+
+// Where one unpacking does not serve all rows of x, a library for dense products gains more than unpacking for it takes.
+// What is unpacked is at most this part of what the product holds in any case, and no larger than a cache.
+constexpr int64_t PART_OF_HELD = 4, LARGEST_COPY = 1 << 22;
+
+int64_t evenly(int64_t count, int64_t most) { return divide_up(count, std::max<int64_t>(1, divide_up(count, most))); }
+
+int64_t size_of(const Floats& f) { return f.type == Type::f32 ? 4 : 2; }
+
+int64_t held(const Job& job) {
+  const int64_t inputs = job.batch * job.inputs() * size_of(job.x), outputs = job.batch * job.outputs() * size_of(job.y);
+  return inputs + outputs + job.w.bits * job.w.m * job.w.row_bytes;
 }
 
 }  // namespace
@@ -106,7 +123,15 @@ Plan make_plan(const Job& job, Isa isa, bool tables, int64_t threads) {
   plan.threads = (tables ? tables_cycles(job) : unpack_cycles(job)) > 60000;
   plan.batch = std::min(job.batch, tables ? size.vectors : size.batch);
   const int64_t grain = job.adjoint ? 8 * size.width : size.width;
-  const int64_t most = tables ? 2048 : 512;
+  int64_t most = tables ? 2048 : 512;
+  if (!tables && !job.left.data && job.batch > size.batch) {
+    most = std::max<int64_t>(192, grain);
+    plan.outputs = std::min(most, divide_up(job.outputs(), grain) * grain);
+    for (int64_t rows = MANY; rows >= size.batch; rows /= 2) {
+      plan.batch = evenly(job.batch, rows);
+      if (SHARE * (plan.threads ? threads : 1) * scratch_bytes(job, isa, plan) <= held(job)) break;
+    }
+  }
   const int64_t rows = job.left.data ? 1 : divide_up(job.batch, plan.batch);
   // Enough parts for every thread, and a multiple of the threads where the batch alone does not decide.
   int64_t columns = divide_up(job.outputs(), most);
@@ -115,6 +140,25 @@ Plan make_plan(const Job& job, Isa isa, bool tables, int64_t threads) {
   plan.parts = rows * divide_up(job.outputs(), plan.outputs);
   plan.scratch = divide_up(scratch_bytes(job, isa, plan), 64) * 64;
   return plan;
+}
+
+int64_t rows_at_once(const Job& job, Isa isa) {
+  if (job.adjoint || job.left.data || job.x.type != Type::f32 || job.batch <= MANY) return 0;
+  const int64_t width = sizes(isa).width, fit = held(job) / PART_OF_HELD / (4 * job.w.n) / width * width;
+  const int64_t rows = std::min({fit, LARGEST_COPY / (4 * job.w.n) / width * width, divide_up(job.w.m, width) * width});
+  // A narrow product takes longer than it saves.
+  if (rows < std::min<int64_t>(256, job.w.m)) return 0;
+  return divide_up(evenly(job.w.m, rows), width) * width;
+}
+
+int64_t unpack_width(Isa isa) { return sizes(isa).width; }
+
+void unpack(const Job& job, Isa isa, int64_t i, int64_t stride, float* to) {
+#ifdef CLISONIX_X86
+  if (isa == Isa::avx512) return avx512::unpack_turned(job.w, i, stride, to);
+  if (isa == Isa::avx2) return avx2::unpack_turned(job.w, i, stride, to);
+#endif
+  portable::unpack_turned(job.w, i, stride, to);
 }
 
 bool run_part(const Job& job, Isa isa, const Plan& plan, int64_t index, void* scratch) {

@@ -96,4 +96,13 @@ Plan make_plan(const Job& job, Isa isa, bool tables, int64_t threads);
 // Whether it could; a part whose x has entries that tables cannot hold must be computed without them.
 bool run_part(const Job& job, Isa isa, const Plan& plan, int64_t index, void* scratch);
 
+
+// For many rows the entries are unpacked once, this many rows of the matrix at a time, for a library to multiply: 0
+// where that would not be faster, or take too much memory.
+int64_t rows_at_once(const Job& job, Isa isa);
+// How many rows `unpack` writes at once.
+int64_t unpack_width(Isa isa);
+// The rows of the matrix from `i`, as to[column * stride + row]; there must be room for `unpack_width` rows.
+void unpack(const Job& job, Isa isa, int64_t i, int64_t stride, float* to);
+
 }  // namespace clisonix

@@ -6,6 +6,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/mm.h>
 #include <torch/library.h>
 
 #include "packed.h"
@@ -20,7 +21,7 @@ using clisonix::Job;
 using clisonix::Plan;
 using clisonix::Type;
 
-enum class Method { automatic, unpack, tables };
+enum class Method { automatic, unpack, tables, library };
 
 bool is_supported(at::ScalarType type) { return type == at::kFloat || type == at::kHalf || type == at::kBFloat16; }
 
@@ -47,6 +48,22 @@ bool run(const Job& job, Isa isa, bool tables) {
   if (plan.threads) at::parallel_for(0, threads, 1, some);
   else some(0, 1);
   return complete.load();
+}
+
+// The product of torch itself, with some rows of the matrix at a time.
+void run_library(const Job& job, Isa isa, int64_t rows, const Tensor& x, const Tensor& y) {
+  at::AutoDispatchBelowADInplaceOrView below;
+  const int64_t width = clisonix::unpack_width(isa), m = job.w.m, n = job.w.n;
+  const Tensor copy = at::empty({n, rows}, x.options()), left = x.view({job.batch, n}), all = y.view({job.batch, m});
+  float* to = copy.mutable_data_ptr<float>();
+  for (int64_t first = 0; first < m; first += rows) {
+    const int64_t count = std::min(rows, m - first);
+    at::parallel_for(0, (count + width - 1) / width, 1, [&](int64_t from, int64_t end) {
+      for (int64_t k = from * width; k < end * width; k += width) clisonix::unpack(job, isa, first + k, rows, to + k);
+    });
+    Tensor part = all.narrow(1, first, count);
+    at::mm_out(part, left, copy.narrow(1, 0, count));
+  }
 }
 
 struct Layout {
@@ -99,8 +116,12 @@ Tensor multiply(const Tensor& x, const Tensor& scales, const Tensor& planes, con
   job.batch = y.numel() / job.outputs();
   job.x = floats(rows);
   job.y = floats(y);
-  const bool tables = method != Method::unpack && clisonix::can_use_tables(job, isa) &&
-                      (method == Method::tables || clisonix::tables_are_faster(job));
+  const bool automatic = method == Method::automatic;
+  const bool tables = (automatic || method == Method::tables) && clisonix::can_use_tables(job, isa) &&
+                      (!automatic || clisonix::tables_are_faster(job));
+  int64_t rows_at_once = automatic && !tables ? clisonix::rows_at_once(job, isa) : 0;
+  if (method == Method::library && !adjoint && job.x.type == Type::f32) rows_at_once = 2 * clisonix::unpack_width(isa);
+  if (rows_at_once > 0) return run_library(job, isa, rows_at_once, rows, y), y;
   if (!(tables && run(job, isa, true))) run(job, isa, false);
   return y;
 }
@@ -153,9 +174,10 @@ Tensor packed_scale_sums(const Tensor& left, const Tensor& right, const Tensor& 
 }
 
 constexpr std::array<const char*, 3> ISAS = {"portable", "avx2", "avx512"};
-constexpr std::array<const char*, 3> METHODS = {"automatic", "unpack", "tables"};
+constexpr std::array<const char*, 4> METHODS = {"automatic", "unpack", "tables", "library"};
 
-int64_t position(const std::array<const char*, 3>& names, c10::string_view name) {
+template <size_t COUNT>
+int64_t position(const std::array<const char*, COUNT>& names, c10::string_view name) {
   for (size_t k = 0; k < names.size(); ++k)
     if (name == names[k]) return static_cast<int64_t>(k);
   TORCH_CHECK(false, "unknown name ", name);

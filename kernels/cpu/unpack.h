@@ -10,6 +10,7 @@ constexpr int64_t TILE = 8 * WIDTH;    // columns whose bits are turned together
 constexpr int64_t DEPTH = UNIT;        // inputs of a block of rows
 constexpr int64_t TURNED_DEPTH = 64;   // inputs of a block of columns
 constexpr int64_t BATCH = 96;          // rows of x that go with a block
+constexpr int64_t MOST = 6;            // rows of x that are multiplied together
 constexpr int64_t BLOCK = TILE * TURNED_DEPTH > WIDTH * DEPTH ? TILE * TURNED_DEPTH : WIDTH * DEPTH;
 
 inline Vector load(const float* p) { return *reinterpret_cast<const LooseVector*>(p); }
@@ -17,46 +18,125 @@ inline void store(float* p, Vector v) { *reinterpret_cast<LooseVector*>(p) = v; 
 
 constexpr int64_t round_up(int64_t a, int64_t to) { return (a + to - 1) / to * to; }
 
-// Entries from codes of WIDTH outputs: to two panels, `apart` floats from each other.
-inline void store_entries(Bytes codes, const float* gains, const float* shifts, float* to, int64_t apart) {
-  alignas(64) uint8_t each[WIDTH];
-  std::memcpy(each, &codes, WIDTH);
-#pragma GCC unroll 4
-  for (int k = 0; k < 4; ++k)
-    store(to + k / 2 * apart + k % 2 * LANES,
-          floats_of(each + k * LANES) * load(gains + k * LANES) - load(shifts + k * LANES));
+// Codes of WIDTH outputs become floats in this order, which takes no shuffle across the parts of a vector.
+constexpr int64_t spot(int64_t output) { return output / 4 % 4 * LANES + output / 16 * 4 + output % 4; }
+
+// WIDTH floats in the order of their outputs.
+inline void in_order(const float* from, float* to) {
+  for (int64_t k = 0; k < WIDTH; k += 4) std::memcpy(to + k, from + spot(k), 16);
 }
 
-// Rows `i`.. and the unit of columns from `c`, as block[panel][column][row]; levels, without scales, if asked for.
-inline void unpack_rows(const Weights& w, int64_t i, int64_t c, bool levels, float* block) {
-  Bytes turned[8][16];
-  for (int64_t p = 0; p < w.bits; ++p) turn_rows(w, p, i, c / 8, turned[p]);
-  alignas(64) float gains[WIDTH] = {}, shifts[WIDTH] = {};
-  int64_t group = c / w.group - 1, group_end = c;
-  const int64_t end = std::min(c + UNIT, w.n), rows = std::min<int64_t>(WIDTH, w.m - i);
-  for (int64_t byte = 0; c + 8 * byte < end; ++byte) {
-    Bytes codes[8];
+// The four vectors of entries that WIDTH codes make. A code behind the exponent of 2^23 is a float; what is above 2^23
+// of it is exact.
+inline __attribute__((always_inline)) void entries_of(Bytes codes, const Vector* gains, const Vector* shifts,
+                                                      Vector* to) {
+  const Bytes none = all_bytes(0), exponents = all_ints(0x4b004b00);
+  const Bytes low = low_bytes(codes, none), high = high_bytes(codes, none);
+  const Bytes whole[4] = {low_shorts(low, exponents), high_shorts(low, exponents), low_shorts(high, exponents),
+                          high_shorts(high, exponents)};
+#pragma GCC unroll 4
+  for (int k = 0; k < 4; ++k) to[k] = (as_floats(whole[k]) - 0x1p23f) * gains[k] - shifts[k];
+}
+
+inline __attribute__((always_inline)) void store_entries(Bytes codes, const Vector* gains, const Vector* shifts,
+                                                         float* to, int64_t apart) {
+  Vector entries[4];
+  entries_of(codes, gains, shifts, entries);
+#pragma GCC unroll 4
+  for (int k = 0; k < 4; ++k) store(to + k / 2 * apart + k % 2 * LANES, entries[k]);
+}
+
+// What group `g` of rows `i`.. multiplies codes by and then takes away.
+inline void read_gains(const Weights& w, int64_t i, int64_t rows, int64_t g, bool levels, float* gains, float* shifts) {
+  float scales[WIDTH];
+  if (levels) std::fill(scales, scales + WIDTH, 1.0f);
+  else if (w.groups == 1) w.scales.read(scales, i, rows);
+  else if (w.scales.type == Type::f32) {
+    const float* from = static_cast<const float*>(w.scales.data) + i * w.groups + g;
+    for (int64_t r = 0; r < rows; ++r) scales[r] = from[r * w.groups];
+  } else {
+    for (int64_t r = 0; r < rows; ++r) scales[r] = w.scales.at((i + r) * w.groups + g);
+  }
+  for (int64_t r = 0; r < rows; ++r) {
+    gains[spot(r)] = scales[r] * w.step;
+    shifts[spot(r)] = scales[r] * w.offset;
+  }
+}
+
+// The codes of rows `i`.. and the unit of columns from `c`, as codes[column]: of up to BITS planes.
+template <int BITS>
+inline void unpack_codes(const Weights& w, int64_t i, int64_t c, Bytes* codes) {
+  Bytes turned[BITS][16];
+  for (int64_t p = 0; p < BITS; ++p)
+    if (p < w.bits) turn_rows(w, p, i, c / 8, turned[p]);
+    else std::fill(turned[p], turned[p] + 16, all_bytes(0));
+  for (int64_t byte = 0; byte < UNIT / 8; ++byte, codes += 8) {
+    Bytes of[8];
+    if (BITS > 2) {
 #pragma GCC unroll 8
-    for (int p = 0; p < 8; ++p) codes[p] = p < w.bits ? turned[p][byte] : all_bytes(0);
-    turn_bits(codes);
+      for (int p = 0; p < 8; ++p) of[p] = p < BITS ? turned[p][byte] : all_bytes(0);
+      turn_bits(of);
+    } else {
+      const Bytes one = all_bytes(1), two = all_bytes(2);
 #pragma GCC unroll 8
-    for (int bit = 0; bit < 8; ++bit) {
-      const int64_t column = 8 * byte + bit;
-      if (c + column >= group_end && c + column < end) {
-        group_end = (++group + 1) * w.group;
-        for (int64_t r = 0; r < rows; ++r) {
-          const float scale = levels ? 1 : w.scales.at((i + r) * w.groups + group);
-          gains[r] = scale * w.step;
-          shifts[r] = scale * w.offset;
+      for (int bit = 0; bit < 8; ++bit) {
+        of[bit] = both(shift_right(turned[0][byte], bit), one);
+        if (BITS == 2) {
+          const Bytes second = turned[BITS - 1][byte];
+          of[bit] = differ(of[bit], both(bit ? shift_right(second, bit - 1) : shift_left(second, 1), two));
         }
       }
-      store_entries(codes[bit], gains, shifts, block + column * PANEL, DEPTH * PANEL);
+    }
+#pragma GCC unroll 8
+    for (int bit = 0; bit < 8; ++bit) codes[bit] = of[bit];
+  }
+}
+
+// Calls `use(column, entries)` for the unit of columns from `c`, with those of rows `i`.. as four vectors; levels, without
+// scales, if asked for.
+template <class Use>
+inline void unpack_unit(const Weights& w, int64_t i, int64_t c, bool levels, Use use) {
+  Bytes codes[UNIT];
+  if (w.bits == 1) unpack_codes<1>(w, i, c, codes);
+  else if (w.bits == 2) unpack_codes<2>(w, i, c, codes);
+  else if (w.bits <= 4) unpack_codes<4>(w, i, c, codes);
+  else unpack_codes<8>(w, i, c, codes);
+  const int64_t end = std::min(c + UNIT, w.n), rows = std::min<int64_t>(WIDTH, w.m - i);
+  alignas(64) float gains[WIDTH] = {}, shifts[WIDTH] = {};
+  for (int64_t g = c / w.group, column = c; column < end; ++g) {
+    read_gains(w, i, rows, g, levels, gains, shifts);
+    Vector gain[4], shift[4], entries[4];
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; ++k) gain[k] = load(gains + k * LANES), shift[k] = load(shifts + k * LANES);
+    for (const int64_t stop = std::min(end, (g + 1) * w.group); column < stop; ++column) {
+      entries_of(codes[column - c], gain, shift, entries);
+      use(column - c, entries);
     }
   }
 }
 
+// As block[panel][column][row].
+inline void unpack_rows(const Weights& w, int64_t i, int64_t c, bool levels, float* block) {
+  unpack_unit(w, i, c, levels, [&](int64_t column, const Vector* entries) __attribute__((always_inline)) {
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; ++k) store(block + k / 2 * DEPTH * PANEL + column * PANEL + k % 2 * LANES, entries[k]);
+  });
+}
+
+// Rows `i`.. of all columns in their order, as entries[column][row] with rows `stride` apart; room for WIDTH of them.
+inline void unpack_turned(const Weights& w, int64_t i, int64_t stride, float* to) {
+  for (int64_t c = 0; c < w.n; c += UNIT)
+    unpack_unit(w, i, c, false, [&](int64_t column, const Vector* entries) __attribute__((always_inline)) {
+#pragma GCC unroll 4
+      for (int k = 0; k < 4; ++k)
+#pragma GCC unroll 4
+        for (int part = 0; part < LANES / 4; ++part)
+          std::memcpy(to + (c + column) * stride + part * 16 + k * 4, reinterpret_cast<const float*>(entries + k) + part * 4, 16);
+    });
+}
+
 // The TILE columns from `j` and rows from `i`, as block[panel][row][column]. Of 8 columns in a row, each is in another
-// vector: output r * WIDTH + k is column 8 * k + r.
+// vector: output r * WIDTH + spot(k) is column 8 * k + r.
 inline void unpack_columns(const Weights& w, int64_t i, int64_t j, int64_t count, float* block) {
   alignas(64) float gains[8][WIDTH], shifts[8][WIDTH];
   const bool same = w.groups == 1 || w.group % 8 == 0;  // for the 8 columns of a byte
@@ -68,18 +148,22 @@ inline void unpack_columns(const Weights& w, int64_t i, int64_t j, int64_t count
         const int64_t end = group == w.groups - 1 ? WIDTH : round_up((group + 1) * w.group - j - r, 8) / 8;
         const float scale = w.scales.at((i + row) * w.groups + group);
         for (; k < std::min(end, WIDTH); ++k) {
-          gains[r][k] = scale * w.step;
-          shifts[r][k] = scale * w.offset;
+          gains[r][spot(k)] = scale * w.step;
+          shifts[r][spot(k)] = scale * w.offset;
         }
       }
     Bytes codes[8];
 #pragma GCC unroll 8
     for (int p = 0; p < 8; ++p) codes[p] = p < w.bits ? row_bytes(w, p, i + row, j / 8) : all_bytes(0);
     turn_bits(codes);
+    Vector gain[4], shift[4];
 #pragma GCC unroll 8
-    for (int r = 0; r < 8; ++r)
-      store_entries(codes[r], gains[same ? 0 : r], shifts[same ? 0 : r], block + 2 * r * TURNED_DEPTH * PANEL,
-                    TURNED_DEPTH * PANEL);
+    for (int r = 0; r < 8; ++r) {
+      if (r == 0 || !same)
+#pragma GCC unroll 4
+        for (int k = 0; k < 4; ++k) gain[k] = load(gains[r] + k * LANES), shift[k] = load(shifts[r] + k * LANES);
+      store_entries(codes[r], gain, shift, block + 2 * r * TURNED_DEPTH * PANEL, TURNED_DEPTH * PANEL);
+    }
   }
 }
 
@@ -108,13 +192,25 @@ inline void multiply(const float* x, const float* block, int64_t depth, float* o
     }
 }
 
-inline void multiply_rows(const float* x, int64_t rows, const float* block, int64_t depth, float* out, int64_t stride) {
-  for (; rows >= 6; rows -= 6, x += 6 * DEPTH, out += 6 * stride) multiply<6>(x, block, depth, out, stride);
-  if (rows == 5) multiply<5>(x, block, depth, out, stride);
-  if (rows == 4) multiply<4>(x, block, depth, out, stride);
-  if (rows == 3) multiply<3>(x, block, depth, out, stride);
-  if (rows == 2) multiply<2>(x, block, depth, out, stride);
-  if (rows == 1) multiply<1>(x, block, depth, out, stride);
+// The same for any number of rows and some panels of a block, `apart` floats from each other. Few rows at a time, shared
+// out evenly, go with all panels: those stay in the nearest cache.
+inline void multiply_rows(const float* x, int64_t rows, const float* block, int64_t panels, int64_t apart,
+                          int64_t depth, float* out, int64_t stride) {
+  for (int64_t left = (rows + MOST - 1) / MOST, row = 0; left > 0; --left) {
+    const int64_t count = (rows - row + left - 1) / left;
+    for (int64_t panel = 0; panel < panels; ++panel) {
+      const float* from = x + row * DEPTH;
+      const float* entries = block + panel * apart;
+      float* to = out + row * stride + panel * PANEL;
+      if (count == 6) multiply<6>(from, entries, depth, to, stride);
+      if (count == 5) multiply<5>(from, entries, depth, to, stride);
+      if (count == 4) multiply<4>(from, entries, depth, to, stride);
+      if (count == 3) multiply<3>(from, entries, depth, to, stride);
+      if (count == 2) multiply<2>(from, entries, depth, to, stride);
+      if (count == 1) multiply<1>(from, entries, depth, to, stride);
+    }
+    row += count;
+  }
 }
 
 constexpr int64_t unpack_scratch(int64_t outputs, int64_t batch) {
@@ -130,12 +226,15 @@ inline void unpack_product(const Job& job, const Part& part, float* block) {
     for (int64_t b = 0; b < batch; ++b) job.x.read(x + b * DEPTH, (part.batch_first + b) * job.w.n + k, depth);
     for (int64_t i = part.first; i < part.last; i += WIDTH) {
       unpack_rows(job.w, i, k, false, block);
-      for (int64_t o = 0; o < WIDTH; o += PANEL)
-        multiply_rows(x, batch, block + o * DEPTH, depth, sums + i - part.first + o, stride);
+      multiply_rows(x, batch, block, WIDTH / PANEL, DEPTH * PANEL, depth, sums + i - part.first, stride);
     }
   }
   for (int64_t b = 0; b < batch; ++b)
-    job.y.write((part.batch_first + b) * job.w.m + part.first, sums + b * stride, part.last - part.first);
+    for (int64_t i = part.first; i < part.last; i += WIDTH) {
+      float line[WIDTH];
+      in_order(sums + b * stride + i - part.first, line);
+      job.y.write((part.batch_first + b) * job.w.m + i, line, std::min(WIDTH, part.last - i));
+    }
 }
 
 inline void unpack_adjoint(const Job& job, const Part& part, float* block) {
@@ -148,14 +247,14 @@ inline void unpack_adjoint(const Job& job, const Part& part, float* block) {
     for (int64_t j = part.first; j < part.last; j += TILE) {
       unpack_columns(job.w, k, j, depth, block);
       for (int64_t o = 0; o < TILE; o += PANEL)
-        multiply_rows(x, batch, block + o * TURNED_DEPTH, depth, sums + j - part.first + o, stride);
+        multiply_rows(x, batch, block + o * TURNED_DEPTH, 1, 0, depth, sums + j - part.first + o, stride);
     }
   }
   for (int64_t b = 0; b < batch; ++b)
     for (int64_t j = part.first; j < part.last; j += TILE) {
       float line[TILE];
       const float* turned = sums + b * stride + j - part.first;
-      for (int64_t c = 0; c < TILE; ++c) line[c] = turned[c % 8 * WIDTH + c / 8];
+      for (int64_t c = 0; c < TILE; ++c) line[c] = turned[c % 8 * WIDTH + spot(c / 8)];
       job.y.write((part.batch_first + b) * job.w.n + j, line, std::min(TILE, part.last - j));
     }
 }
@@ -177,12 +276,11 @@ inline void unpack_scale_sums(const Job& job, const Part& part, float* block) {
         for (int64_t g = c / w.group; g * w.group < end; ++g) {
           const int64_t from = std::max(g * w.group, c) - c, to = std::min((g + 1) * w.group, end) - c;
           std::fill(products, products + batch * WIDTH, 0.0f);
-          for (int64_t o = 0; o < WIDTH; o += PANEL)
-            multiply_rows(x + from, batch, block + o * DEPTH + from * PANEL, to - from, products + o, WIDTH);
+          multiply_rows(x + from, batch, block + from * PANEL, WIDTH / PANEL, DEPTH * PANEL, to - from, products, WIDTH);
           float left[WIDTH], sums[WIDTH] = {};
           for (int64_t b = 0; b < batch; ++b) {
             job.left.read(left, (start + b) * w.m + i, rows);
-            for (int64_t r = 0; r < rows; ++r) sums[r] += left[r] * products[b * WIDTH + r];
+            for (int64_t r = 0; r < rows; ++r) sums[r] += left[r] * products[b * WIDTH + spot(r)];
           }
           for (int64_t r = 0; r < rows; ++r) y[(i + r) * w.groups + g] += sums[r];
         }

@@ -33,6 +33,5 @@ inline Bytes high_shorts(Bytes a, Bytes b) { return _mm256_unpackhi_epi16(a, b);
 // The first of each two shorts and 64 times the second.
 inline Bytes pairs(Bytes a) { return _mm256_madd_epi16(a, _mm256_set1_epi32(1 | 64 << 16)); }
 inline Vector to_floats(Bytes a) { return _mm256_cvtepi32_ps(a); }
-inline Vector floats_of(const uint8_t* p) {
-  return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
-}
+// The same bits.
+inline Vector as_floats(Bytes a) { return _mm256_castsi256_ps(a); }

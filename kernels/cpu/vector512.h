@@ -35,6 +35,5 @@ inline Bytes high_shorts(Bytes a, Bytes b) { return _mm512_unpackhi_epi16(a, b);
 // The first of each two shorts and 64 times the second.
 inline Bytes pairs(Bytes a) { return _mm512_madd_epi16(a, _mm512_set1_epi32(1 | 64 << 16)); }
 inline Vector to_floats(Bytes a) { return _mm512_cvtepi32_ps(a); }
-inline Vector floats_of(const uint8_t* p) {
-  return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
-}
+// The same bits.
+inline Vector as_floats(Bytes a) { return _mm512_castsi512_ps(a); }

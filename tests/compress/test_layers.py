@@ -326,6 +326,20 @@ def test_attention_drops_out_in_training_only() -> None:
     assert torch.equal(small(x, x, x)[0], small(x, x, x)[0])
 
 
+@pytest.mark.parametrize("maker", ["dense", "low rank", "low rank of integers", "integer", "sparse", "double binary"])
+def test_without_gradients_a_bias_changes_nothing_but_the_result(maker: str) -> None:
+    small = twin(nn.Linear(24, 24), maker)
+    x = torch.randn(5, 24)
+    before = x.clone()
+    with_gradients = small(x).detach()
+    with torch.no_grad():
+        assert torch.equal(small(x), with_gradients)
+        assert torch.equal(small(x), with_gradients)
+    with torch.inference_mode():
+        assert torch.equal(small(x), with_gradients)
+    assert torch.equal(x, before)
+
+
 # Convolutions
 
 CONVS = [

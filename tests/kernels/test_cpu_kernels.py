@@ -87,6 +87,51 @@ def test_products_agree_with_float64(
 
 @needs_library
 @pytest.mark.parametrize("isa", ISAS)
+@given(sizes, sizes, st.integers(1, 8), groups, st.sampled_from([1, 2, 7, 33, 97, 161]), st.integers(0, 99))
+@settings(max_examples=30, deadline=None)
+def test_the_product_of_torch_with_unpacked_rows_agrees_with_float64(
+    isa: str, m: int, n: int, bits: int, group: int, batch: int, seed: int
+) -> None:
+    case, x = make(m, n, bits, min(group, n), seed), randn(batch, n, seed=seed)
+    check(case.product(x, isa, "library", False), x.double() @ case.entries.T, x.double().abs() @ case.sizes.T)
+
+
+@needs_library
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
+@pytest.mark.parametrize("adjoint", [False, True])
+def test_no_row_is_lost_where_the_way_of_computing_changes(dtype: torch.dtype, adjoint: bool) -> None:
+    for m, n in ((150, 170), (400, 33), (33, 400)):
+        case = make(m, n, 5, 16)
+        everything = randn(801, m if adjoint else n, dtype=dtype)
+        entries, size = (case.entries, case.sizes) if adjoint else (case.entries.T, case.sizes.T)
+        for batch in (95, 96, 97, 159, 160, 161, 383, 384, 385, 801):
+            x = everything[:batch]
+            function = packed_matmul_t if adjoint else packed_matmul
+            y = function(x, case.scales, case.planes, case.layout, "cpu")
+            check(y, x.double() @ entries, x.double().abs() @ size)
+
+
+@needs_library
+def test_many_rows_that_are_strided_or_learn_give_the_same() -> None:
+    case, x = make(200, 300, 4, 32), randn(300, 260).T
+    assert not x.is_contiguous()
+    plain = packed_matmul(x.contiguous(), case.scales, case.planes, case.layout, "cpu")
+    assert torch.equal(packed_matmul(x, case.scales, case.planes, case.layout, "cpu"), plain)
+    assert torch.equal(
+        packed_matmul(x.view(13, 20, 300), case.scales, case.planes, case.layout).view(260, 200), plain
+    )
+    given, scales = x.clone().requires_grad_(), case.scales.clone().requires_grad_()
+    y = packed_matmul(given, scales, case.planes, case.layout, "cpu")
+    assert torch.equal(y, plain)
+    y.sum().backward()
+    ones = torch.ones(260, 200, dtype=torch.float64)
+    assert given.grad is not None
+    assert scales.grad is not None
+    check(given.grad, ones @ case.entries, ones @ case.sizes)
+
+
+@needs_library
+@pytest.mark.parametrize("isa", ISAS)
 @given(sizes, sizes, st.integers(1, 8), groups, st.sampled_from([1, 2, 5, 33, 97]), st.integers(0, 99))
 @settings(max_examples=30, deadline=None)
 def test_scale_sums_agree_with_float64(

@@ -68,6 +68,13 @@ def test_the_kernels_need_a_twentieth_more(operation: str, batch: int, bits: int
 
 
 @linux
+@pytest.mark.skipif(MISSING is not None, reason=f"no C++ kernels: {MISSING}")
+@pytest.mark.parametrize("batch", [385, 768])
+def test_what_is_unpacked_for_many_rows_takes_a_quarter_at_most(batch: int) -> None:
+    assert extra("cpu", "matmul", batch, 2) < 0.25
+
+
+@linux
 @pytest.mark.parametrize(
     ("operation", "batch", "dtype"),
     [("matmul", 1, "float32"), ("matmul_t", 64, "bfloat16"), ("scale_sums", 16, "float32")],

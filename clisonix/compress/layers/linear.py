@@ -7,7 +7,13 @@ from torch import Tensor, nn
 
 from clisonix.compress.layers.base import Dense, LiamLayer, check_bias, parameter_of, saving
 from clisonix.compress.layers.products import times
+from clisonix.liam.binary import Binary
+from clisonix.liam.integer import Integer
+from clisonix.liam.lowrank import LowRank
 from clisonix.liam.matrix import Matrix
+
+# Forms whose products are tensors that nobody else holds.
+_NEW = (Integer, Binary, LowRank)
 
 
 class LiamLinear(LiamLayer, nn.Linear):
@@ -38,8 +44,12 @@ class LiamLinear(LiamLayer, nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """`(..., in_features)` to `(..., out_features)`."""
         y = times(self.weight, input)
+        if self.bias is None:
+            return y
         # Autocast runs the products in low precision; a float32 bias would silently undo that.
-        return y if self.bias is None else y + self.bias.to(y.dtype)
+        bias = self.bias.to(y.dtype)
+        # A second tensor of that size takes as long as half a product of many rows.
+        return y.add_(bias) if isinstance(self.weight, _NEW) and not torch.is_grad_enabled() else y + bias
 
     @torch.no_grad()
     def expand(self, made: Dense | None = None) -> nn.Module:
