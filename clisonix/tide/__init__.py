@@ -12,7 +12,22 @@ from), `simulator` and `invariants` (what must hold whatever goes wrong).
 
 from __future__ import annotations
 
-from clisonix.tide.engine import SyncReport, TideEngine
+from clisonix.tide.engine import TideEngine
+from clisonix.tide.interface import Engine, SyncReport
+from clisonix.tide.net import CoordinatorSettings, SiteSettings, serve
+from clisonix.tide.net.start import write_start
 from clisonix.tide.settings import TideSettings
+from clisonix.tide.sites import SiteEngine, SiteReport
 
-__all__ = ["SyncReport", "TideEngine", "TideSettings"]
+__all__ = [
+    "CoordinatorSettings",
+    "Engine",
+    "SiteEngine",
+    "SiteReport",
+    "SiteSettings",
+    "SyncReport",
+    "TideEngine",
+    "TideSettings",
+    "serve",
+    "write_start",
+]

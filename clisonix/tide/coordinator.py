@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
 
-import numpy as np
-
+from clisonix.errors import ClisonixError
+from clisonix.tide.ballot import MINE, judge, mean_of, no_majority, parts_of, root_behind
 from clisonix.tide.codecs import Feedback
-from clisonix.tide.digest import vote
 from clisonix.tide.journal import base_of, read_record, record_of, restore, write_record
 from clisonix.tide.log import Log
 from clisonix.tide.membership import Membership
 from clisonix.tide.message import Kind, Message, Packed, Refused
-from clisonix.tide.outer import weighted_mean
+from clisonix.tide.pending import HEAL_BYTES, tree_of
 from clisonix.tide.replica import Replica, buffers_of
 from clisonix.tide.roll import Roll
-from clisonix.tide.site import HEAL_BYTES, tree_of
 
+DAMAGED = "the state in memory is no longer what the log says, so start the coordinator again from its log"
 Outgoing = list[tuple[str, Message]]
 _HISTORY = 8
 
@@ -34,6 +33,10 @@ class Coordinator:
         replica: the state to begin with.
         log: empty, or from before; then `replica` only tells schema and rules.
         on_commit: told each commit with the updates it used, in order.
+
+    Attributes:
+        halted: why it has stopped; it must be started again from its log.
+        confessed: how often each site has said that its state was damaged; what the vote finds is in the commits.
     """
 
     def __init__(
@@ -50,10 +53,12 @@ class Coordinator:
         self._up = replica.schema.codec(self.rules.up)
         self.term = replica.term
         self.halted: str | None = None
+        self.confessed: Counter[str] = Counter()
         self._open = False
         self._begun = bool(log.records)
         self._promises: dict[str, Message] = {}
         self._updates: dict[int, dict[str, Message]] = {}
+        self._parting: set[str] = set()
         self._roots: dict[int, bytes] = {}
         self._history: deque[Message] = deque(maxlen=_HISTORY)
         self._healer: str | None = None
@@ -63,6 +68,7 @@ class Coordinator:
         self._asked_s = 0.0
         for record in log.records:
             self._replay(read_record(record))
+        self._keep_root()
 
     def start(self, now_s: float) -> Outgoing:
         """Begin a term: wait for enough sites, or call upon those that voted before."""
@@ -74,11 +80,20 @@ class Coordinator:
             self._begun = True
         write_record(self.log, [Message(Kind.CALL, self.name, self.replica.round, self.term)])
         self._since_s = self._asked_s = now_s
-        self._keep_root()
         return self._call(now_s)
 
+    def agreed(self) -> str:
+        """The digest that the state had when it was agreed, in hex."""
+        return self._roots[self.replica.round].hex()
+
     def records(self) -> list[bytes]:
-        """What a shorter log must hold to go on from here; for `Log.rewrite`."""
+        """What a shorter log must hold to go on from here; for `Log.rewrite`.
+
+        Raises:
+            ClisonixError: the state in memory is not the one that was agreed, so the longer log must stay.
+        """
+        if not self._sound():
+            raise ClisonixError(f"the log was not shortened: {DAMAGED}")
         return [record_of([base_of(self.name, self.replica, self.feedback)]), record_of([self._say(Kind.CALL)])]
 
     def handle(self, message: Message, now_s: float) -> Outgoing:
@@ -105,14 +120,27 @@ class Coordinator:
             return []
         out: Outgoing = []
         if kind is Kind.JOIN:
+            self.confessed[site] = max(self.confessed[site], message.number("damaged"))
             out = self._join(site)
         elif kind is Kind.LEAVE:
-            self.members.asks_to_leave(site)
+            out = self._leave(message)
         elif kind is Kind.TREE and message.round == self.replica.round:
             out = self._remedy(message, now_s)
         elif kind is Kind.UPDATE:
             out = self._update(message)
         return out + self._advance(now_s)
+
+    def present(self, site: str, now_s: float) -> Outgoing:
+        """A connection to a site has been made."""
+        self.members.away.discard(site)
+        if self.halted or self._open or site not in self.replica.roll.concerned() or site in self._promises:
+            return []
+        return [(site, self._say(Kind.CALL))]
+
+    def absent(self, site: str, now_s: float) -> Outgoing:
+        """A site is known not to answer; rounds go on without waiting for it."""
+        self.members.away.add(site)
+        return self.tick(now_s)
 
     def tick(self, now_s: float) -> Outgoing:
         """Look at the clock."""
@@ -130,17 +158,15 @@ class Coordinator:
         if not self.replica.roll.voters:
             self._open = True
             return []
-        asked = sorted({*self.replica.roll.voters, *self.replica.roll.before} - self._promises.keys())
+        asked = [site for site in self.replica.roll.concerned() if site not in self._promises]
         return [(site, self._say(Kind.CALL)) for site in asked]
 
     def _promised(self, message: Message, now_s: float) -> Outgoing:
         self._promises[message.sender] = message
         if not self.replica.roll.is_quorum(self._promises) or self._healer is not None:
             return []
-        if self.replica.root() != self._roots.get(self.replica.round):
-            self.halted = (
-                "the state in memory is no longer what the log says: start the coordinator again from its log"
-            )
+        if self.replica.term >= 0 and not self._sound():
+            self.halted = DAMAGED
             return []
         newest = max(self._promises, key=self._position)
         if self._position(newest) > (self.replica.term, self.replica.round):
@@ -189,6 +215,7 @@ class Coordinator:
             self.replica.term = -1
             return self._ask_healer(message.sender, message.round, now_s)
         self._healer = self._expected = None
+        self._keep_root()
         write_record(self.log, [base_of(self.name, self.replica, self.feedback)])
         if self._open or self.replica.roll.is_quorum(self._promises):
             return self._begin(now_s)
@@ -199,13 +226,16 @@ class Coordinator:
         self._updates.clear()
         self._promises.clear()
         self._history.clear()
-        self._keep_root()
-        return [(site, self._welcome()) for site in self.replica.roll.voters]
+        self._parting.clear()
+        return [(site, self._welcome()) for site in self.replica.roll.concerned()]
 
     def _join(self, site: str) -> Outgoing:
         if not self.replica.roll.voters:
             self.members.asks_to_join(site)
             if len(self.members.joining) < self.rules.min_sites:
+                return []
+            if not self._sound():
+                self.halted = DAMAGED
                 return []
             self.replica.roll = Roll(self.members.joining)
             self.members.joining.clear()
@@ -216,6 +246,20 @@ class Coordinator:
             self.members.asks_to_join(site)
         return [(site, self._welcome())]
 
+    def _leave(self, message: Message) -> Outgoing:
+        site, behind = message.sender, self.replica.round - message.round
+        self.members.asks_to_leave(site)
+        if behind == 0 and message.term == self.term:
+            # It holds this round's state, which is what a majority of the voters before a change must do.
+            self._parting.add(site)
+        return self._missed(site, behind) if behind > 0 else []
+
+    def _missed(self, site: str, behind: int) -> Outgoing:
+        missing = [each for each in self._history if each.round >= self.replica.round - behind]
+        if len(missing) == behind:
+            return [(site, each) for each in missing]
+        return [(site, self._welcome())]
+
     def _welcome(self) -> Message:
         fields = self.replica.position(self._roots[self.replica.round])
         return self._say(Kind.WELCOME, fields, self.replica.roll.tensors())
@@ -223,10 +267,7 @@ class Coordinator:
     def _update(self, message: Message) -> Outgoing:
         site, ahead = message.sender, message.round - self.replica.round
         if ahead < 0:
-            missing = [each for each in self._history if each.round >= message.round]
-            if len(missing) == -ahead:
-                return [(site, each) for each in missing]
-            return self._join(site)
+            return self._missed(site, -ahead)
         if ahead > self.rules.lag or site not in self.replica.roll.voters:
             return self._join(site)
         if message.term != self.term:
@@ -248,8 +289,8 @@ class Coordinator:
         known = set(voters)
         # An early update of a site that was struck off since does not count.
         here = {site: each for site, each in heard.items() if site in known}
-        answered = len(here) - sum(site in here for site in self.members.leaving)
-        if not self.replica.roll.is_quorum(here) or (answered < awaited and not over):
+        answered = len(here) - sum(site in here for site in self.members.leaving | self.members.away)
+        if not here or not self.replica.roll.is_quorum({*here, *self._parting}) or (answered < awaited and not over):
             return []
         return self._decide(here, now_s)
 
@@ -259,19 +300,12 @@ class Coordinator:
         held = {site: bytes.fromhex(each.text("root")) for site, each in here.items() if each.number("held") == now}
         if self.replica.root() != mine:
             return self._heal_self(mine, held, now_s)
-        roots = self._known_roots(here.values())
-        claims = {site: self._claim(each, roots) for site, each in here.items()}
-        verdict = vote({**claims, "": b"mine"})
+        verdict = judge(here, self._roots)
         if verdict.root is None:
-            sides = sorted({each.text("root")[:16] for each in here.values()} | {mine.hex()[:16]})
-            self.halted = (
-                f"the sites disagree in round {now} and no state has a majority: {', '.join(sides)}; "
-                "restart all from one snapshot"
-            )
+            self.halted = no_majority(here.values(), now, mine)
             return []
-        if verdict.root != b"mine":
-            site = next(site for site, claim in claims.items() if claim == verdict.root)
-            return self._heal_self(bytes.fromhex(here[site].text("root")), held, now_s)
+        if verdict.root != MINE:
+            return self._heal_self(root_behind(here, verdict.root, self._roots), held, now_s)
         odd = set(verdict.odd)
         used = [
             here[site]
@@ -280,58 +314,33 @@ class Coordinator:
         ]
         return self._commit(used, odd, set(here), now_s)
 
-    def _known_roots(self, updates: Iterable[Message]) -> dict[int, bytes]:
-        """The digests of the last rounds; what a new coordinator did not see itself, the majority tells."""
-        roots, said = dict(self._roots), defaultdict[int, dict[str, bytes]](dict)
-        for each in updates:
-            said[each.number("held")][each.sender] = bytes.fromhex(each.text("root"))
-        for round_, heard in said.items():
-            found = vote(heard).root
-            if round_ not in roots and found is not None:
-                roots[round_] = found
-        return roots
-
-    def _claim(self, update: Message, roots: Mapping[int, bytes]) -> bytes:
-        known = roots.get(update.number("held"))
-        if known is not None and known.hex() == update.text("root"):
-            return b"mine"
-        return f"{update.number('held')} {update.text('root')}".encode()
-
     def _commit(self, used: list[Message], odd: set[str], present: set[str], now_s: float) -> Outgoing:
         roll = self.replica.roll
-        voters = roll.voters
+        voters, told = roll.voters, set(roll.concerned())
         joined, left = self.members.close_round(voters, present, not roll.unsettled)
-        mean, moved = self._mean(used)
+        mean, moved = mean_of(used, self._up, self.replica.schema)
         data, residual = self.feedback.encode(mean)
-        tensors = [self.feedback.codec.pack("update", data), roll.spans(_used(used))]
-        if moved.size:
-            tensors.append(Packed.raw("buffers", moved))
-        if odd:
-            names = "\n".join(sorted(odd)).encode()
-            tensors.append(Packed("odd", "uint8", (len(names),), names))
-        commit = self._say(Kind.COMMIT, {"joined": joined, "left": left}, tuple(tensors))
+        tensors = parts_of(self.feedback.codec.pack("update", data), roll, used, moved, odd)
+        commit = self._say(Kind.COMMIT, {"joined": joined, "left": left}, tensors)
         write_record(self.log, [commit, *used])
         self.feedback.settle(data, residual)
         self.replica.apply(commit)
         self._updates.pop(commit.round, None)
+        self._parting.clear()
         self._since_s = now_s
         self._keep_root()
         self._history.append(commit)
         if self._on_commit:
             self._on_commit(commit, used)
-        out: Outgoing = [(site, commit) for site in sorted({*voters, *self.replica.roll.voters})]
+        out: Outgoing = [(site, commit) for site in sorted({*told, *self.replica.roll.voters})]
         lost = present - odd - {each.sender for each in used}
         return out + [(site, self._welcome()) for site in sorted(lost) if site in self.replica.roll.voters]
 
-    def _mean(self, used: list[Message]) -> tuple[np.ndarray, np.ndarray]:
-        schema = self.replica.schema
-        weights = [float(str(each.fields["weight"])) for each in used]
-        updates = (self._up.unpack(each.tensor("update")) for each in used)
-        mean = weighted_mean(zip(weights, updates, strict=True), schema.trained_size)
-        buffers = (buffers_of(each, schema) for each in used)
-        return mean, weighted_mean(zip(weights, buffers, strict=True), schema.size - schema.trained_size)
+    def _sound(self) -> bool:
+        return self.replica.root() == self._roots.get(self.replica.round)
 
     def _keep_root(self) -> None:
+        """Only right after the state was made and compared; later it would pass off a flipped bit as agreed."""
         self._roots[self.replica.round] = self.replica.root()
         for old in [each for each in self._roots if each < self.replica.round - self.rules.lag]:
             del self._roots[old]
@@ -344,7 +353,7 @@ class Coordinator:
         elif first.kind is Kind.CALL:
             self.term = max(self.term, first.term)
         else:
-            self.feedback.replay(self._mean(used)[0], first.tensor("update").data)
+            self.feedback.replay(mean_of(used, self._up, self.replica.schema)[0], first.tensor("update").data)
             self.replica.apply(first)
             self._history.append(first)
 
@@ -352,7 +361,3 @@ class Coordinator:
         self, kind: Kind, fields: Mapping[str, object] | None = None, tensors: tuple[Packed, ...] = ()
     ) -> Message:
         return Message(kind, self.name, self.replica.round, self.term, fields or {}, tensors)
-
-
-def _used(used: Iterable[Message]) -> list[tuple[str, int]]:
-    return [(each.sender, each.number("stop") - each.number("start")) for each in used]

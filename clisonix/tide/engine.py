@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.distributed as dist
@@ -14,35 +14,19 @@ from torch import Tensor, nn
 
 from clisonix.errors import ClisonixError, nearest
 from clisonix.tide.collective import outer_step
+from clisonix.tide.interface import Engine, SyncReport
 from clisonix.tide.meeting import first_difference, meet
+from clisonix.tide.net.settings import SiteSettings
 from clisonix.tide.nodes import Nodes, find_nodes, join_nodes
 from clisonix.tide.settings import TideSettings
 from clisonix.tide.shared import Shared, State, host_copy, initial_state, shared_tensors, write_into
+from clisonix.tide.sites import SiteEngine
 from clisonix.tide.verify import agree
 
-
-@dataclass(frozen=True)
-class SyncReport:
-    """What one sync did and cost, seen from one node.
-
-    Attributes:
-        step: how often `step` had been called on this node.
-        sync: the number of this sync, from 1.
-        digest: SHA-256 in hex of the state all nodes hold now.
-        bytes_sent: payload this node handed over, counted once for each receiving node, without framing.
-        seconds: wall-clock time of the sync on this node, waiting for slower nodes included.
-        healed: for each rank that held another state, the first fragment in which it differed.
-    """
-
-    step: int
-    sync: int
-    digest: str
-    bytes_sent: int
-    seconds: float
-    healed: dict[int, str]
+ENGINES = ("cluster", "sites")
 
 
-class TideEngine:
+class TideEngine(Engine):
     """Keeps the same model on several nodes on one verified state.
 
     Each node trains on its own data with its own optimiser. Every `inner_steps` calls of `step`, which all
@@ -91,11 +75,11 @@ class TideEngine:
     def join(
         cls,
         model: nn.Module,
-        settings: TideSettings | Mapping[str, float] | None = None,
+        settings: TideSettings | SiteSettings | Mapping[str, Any] | None = None,
         *,
         group: dist.ProcessGroup | None = None,
-        **changes: float,
-    ) -> Self:
+        **changes: Any,  # noqa: ANN401 - any setting
+    ) -> Self | SiteEngine:
         """Join the group this process was started in; use as a context manager.
 
         Uses `group`, or an initialised default group, or makes one under torchrun; alone otherwise. Leaving
@@ -103,17 +87,26 @@ class TideEngine:
 
         Args:
             model: as for the class.
-            settings: the settings as an object or a mapping.
-            group: the nodes.
+            settings: the settings as an object or a mapping. With `engine: sites`, or as `SiteSettings`, they are
+                those of a site that connects to a coordinator, and a `SiteEngine` comes back.
+            group: the nodes; not for sites.
             **changes: single settings by name, such as `inner_steps=50`.
 
         Raises:
             ClisonixError: a setting is unknown or out of range, or the models or settings of the nodes differ.
         """
-        checked = TideSettings.of(settings, changes)
-        engine = cls.__new__(cls)
-        engine._begin(model, checked, join_nodes(group))
-        return engine
+        if isinstance(settings, SiteSettings):
+            return SiteEngine(model, replace(settings, **changes))
+        named = {**(settings if isinstance(settings, Mapping) else {}), **changes}
+        engine = named.pop("engine", "cluster")
+        if engine == "sites":
+            return SiteEngine(model, named)
+        if engine != "cluster":
+            raise ClisonixError(f"there is no engine {engine!r}{nearest(str(engine), ENGINES)}")
+        checked = TideSettings.of(settings if isinstance(settings, TideSettings) else None, named)
+        joined = cls.__new__(cls)
+        joined._begin(model, checked, join_nodes(group))
+        return joined
 
     def _begin(self, model: nn.Module, settings: TideSettings, nodes: Nodes) -> None:
         self._model, self.settings, self._nodes = model, settings, nodes

@@ -7,11 +7,11 @@ from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
 from clisonix.errors import ClisonixError
-from clisonix.tide.message import Message
+from clisonix.tide.message import Message, Refused
 from clisonix.tide.replica import Replica
 
 if TYPE_CHECKING:
-    from clisonix.tide.simulator import Simulator
+    from clisonix.tide.world import World
 
 
 class Ledger:
@@ -42,7 +42,7 @@ class Ledger:
         self._sent[key].add(hashlib.sha256(update.tensor("update").data).digest())
         self._claims.append((update.sender, update.number("held"), update.text("root")))
 
-    def settle(self, simulator: Simulator) -> str:
+    def settle(self, simulator: World) -> str:
         """Check every law; gives the digest of the final state.
 
         Raises:
@@ -75,7 +75,7 @@ class Ledger:
                 raise ClisonixError(f"{site.name} differs in round {site.replica.round}")
             if site.cursor != cursors[site.name]:
                 raise ClisonixError(f"{site.name} stands at window {site.cursor}, not at {cursors[site.name]}")
-        self._check_claims(roots)
+        self._check_claims(self._lawful(simulator.fresh_replica(), {}, defaultdict(set)))
         return final
 
     def _chain(
@@ -91,9 +91,7 @@ class Ledger:
             if replica.round == last:
                 return (chain, roots) if roots[last] in held else None
             fitting = [
-                (commit, used)
-                for commit, used in self._commits[replica.round]
-                if all(roots.get(each.number("held")) == each.text("root") for each in used)
+                (commit, used) for commit, used in self._commits[replica.round] if _fits(replica, roots, commit, used)
             ]
             if len(fitting) != 1:
                 break
@@ -116,14 +114,33 @@ class Ledger:
                 if built_upon and commit.body != stayed[round_].body:
                     raise ClisonixError(f"the commit of round {round_} in term {commit.term} was lost")
 
-    def _check_claims(self, roots: dict[int, str]) -> None:
+    def _lawful(self, replica: Replica, roots: dict[int, str], found: dict[int, set[str]]) -> dict[int, set[str]]:
+        """The digests of every state that some chain of commits leads to, also those that did not stay."""
+        roots = {**roots, replica.round: replica.root().hex()}
+        found[replica.round].add(roots[replica.round])
+        for commit, used in self._commits.get(replica.round, []):
+            if _fits(replica, roots, commit, used):
+                branch = replica.copy()
+                branch.apply(commit)
+                self._lawful(branch, roots, found)
+        return found
+
+    def _check_claims(self, lawful: dict[int, set[str]]) -> None:
         """A site is wrong only after a bit flipped in it, and at most twice for each: then it has been healed."""
         wrong: Counter[str] = Counter()
         for site, held, root in self._claims:
-            stayed = len(self._commits[held - 1]) < 2 if held else True
-            if roots.get(held) != root and stayed:
+            if root not in lawful[held]:
                 wrong[site] += 1
         flips = Counter(self.flipped)
         for site, count in wrong.items():
             if count > 2 * flips[site]:
                 raise ClisonixError(f"{site} held {count} wrong states after {flips[site]} flipped bits")
+
+
+def _fits(replica: Replica, roots: dict[int, str], commit: Message, used: list[Message]) -> bool:
+    """Can this commit have been made upon this state?"""
+    try:
+        replica.roll.check(commit)
+    except Refused:
+        return False
+    return all(roots.get(each.number("held")) == each.text("root") for each in used)

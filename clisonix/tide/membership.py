@@ -14,12 +14,16 @@ class Membership:
 
     Args:
         patience: rounds that a voter may miss in a row.
+
+    Attributes:
+        away: who is known not to answer, such as a site whose connection is gone; no round waits for them.
     """
 
     def __init__(self, patience: int) -> None:
         self.patience = patience
         self.joining: set[str] = set()
         self.leaving: set[str] = set()
+        self.away: set[str] = set()
         self._missed: Counter[str] = Counter()
 
     def asks_to_join(self, site: str) -> None:
@@ -34,7 +38,7 @@ class Membership:
 
     def awaited(self, voters: Sequence[str]) -> int:
         """How many voters a round waits for before its time is up."""
-        return len(voters) - len(self.leaving.intersection(voters))
+        return len(voters) - len((self.leaving | self.away).intersection(voters))
 
     def close_round(
         self, voters: Sequence[str], present: Collection[str], settled: bool

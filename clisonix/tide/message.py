@@ -44,7 +44,7 @@ class Kind(IntEnum):
 
 
 _FIELDS: dict[Kind, dict[str, type]] = {
-    Kind.JOIN: {},
+    Kind.JOIN: {"damaged": int},
     Kind.WELCOME: {"root": str, "names": list, "held_term": int},
     Kind.UPDATE: {"start": int, "stop": int, "weight": float, "held": int, "root": str},
     Kind.COMMIT: {"joined": list, "left": list},

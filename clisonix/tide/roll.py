@@ -49,6 +49,10 @@ class Roll:
                 return False
         return True
 
+    def concerned(self) -> list[str]:
+        """Who decides: the voters, and those before an unsettled change."""
+        return sorted({*self.voters, *self.before})
+
     def spans(self, used: Iterable[tuple[str, int]]) -> Packed:
         """How many windows of each voter a commit uses, as a tensor of a message."""
         spans = np.zeros(len(self.voters), np.int64)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from clisonix.errors import ClisonixError
 from clisonix.tide.codecs import Feedback
-from clisonix.tide.message import Kind, Message, Packed, Refused
+from clisonix.tide.message import Kind, Message, Packed
+from clisonix.tide.pending import HEAL_BYTES, Floats, Pending, odd_of, tree_of
 from clisonix.tide.replica import Replica
-
-Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -33,21 +32,6 @@ class Work:
     ticket: int
 
 
-@dataclass
-class _Pending:
-    round: int
-    start: int
-    stop: int
-    weight: float
-    data: bytes
-    moved: Floats
-    left: Floats
-    held: int
-    root: bytes
-    sent_s: float
-    term: int
-
-
 class Site:
     """Trains what it is given, and follows the coordinator that a majority follows.
 
@@ -58,6 +42,9 @@ class Site:
     Args:
         name: of the site.
         replica: the state; at a new site it is filled by the group.
+
+    Attributes:
+        damaged: how often this site itself found its state not to be what it had agreed to.
     """
 
     def __init__(self, name: str, replica: Replica) -> None:
@@ -69,19 +56,29 @@ class Site:
         self._followed = ""
         self.ready = False
         self.left = False
+        self.damaged = 0
         self._leaving = False
         self._root = replica.root()
         self._target: Message | None = None
         self._asked_s = 0.0
         self._ticket = 0
         self._next = 0
-        self._pending: list[_Pending] = []
+        self._pending: list[Pending] = []
+
+    @property
+    def ticket(self) -> int:
+        """Of work that still counts."""
+        return self._ticket
+
+    def agreed(self) -> str:
+        """The digest that the state had when it was agreed, in hex."""
+        return self._root.hex()
 
     def start(self, now_s: float) -> list[Message]:
         """Ask to take part; also after a restart or a long absence."""
         self.ready, self._target = False, None
         self._asked_s = now_s
-        return [self._say(Kind.JOIN)]
+        return [self._say(Kind.JOIN, {"damaged": self.damaged}), *([self._say(Kind.LEAVE)] if self._leaving else [])]
 
     def leave(self) -> list[Message]:
         """Say goodbye. The site takes part until a commit lets it go, and `left` is then true."""
@@ -94,7 +91,7 @@ class Site:
 
     def work(self) -> Work | None:
         """The next piece of work, when there is one that was not handed out."""
-        if not self.ready or self._next > self.replica.round + self.rules.lag:
+        if not self.ready or self._parting() or self._next > self.replica.round + self.rules.lag:
             return None
         if self._pending and self._pending[-1].round >= self._next:
             return None
@@ -117,6 +114,8 @@ class Site:
         if work.ticket != self._ticket or work.round != self._next or not self.ready:
             return []
         if not np.isfinite(arrived).all():
+            if not self.sound():
+                return self._damaged(now_s)
             raise ClisonixError(
                 f"site {self.name!r} arrived at parameters that are not finite, so nothing was sent: lower the "
                 "learning rate or mend the data"
@@ -129,7 +128,7 @@ class Site:
         data, left = self.feedback.encode(moved[:trained], residual)
         # Hashed now, so that what a bit flipped while training is noticed before anything is built on it.
         root = self.replica.root()
-        item = _Pending(
+        item = Pending(
             work.round,
             work.start,
             stop,
@@ -144,7 +143,7 @@ class Site:
         )
         self._pending.append(item)
         self._next += 1
-        return [self._update(item)]
+        return [item.message(self.name, self.term, self.feedback.codec)]
 
     def tick(self, now_s: float) -> list[Message]:
         """Send again what has waited too long for an answer."""
@@ -158,8 +157,15 @@ class Site:
         for item in self._pending:
             if now_s - item.sent_s >= self.rules.resend_s:
                 item.sent_s = now_s
-                out.append(self._update(item))
+                out.append(item.message(self.name, self.term, self.feedback.codec))
         return out
+
+    def again(self, now_s: float) -> list[Message]:
+        """A connection was lost and made again: what travelled on it may be lost."""
+        for item in self._pending:
+            item.sent_s = -math.inf
+        self._asked_s = -math.inf
+        return self.tick(now_s)
 
     def handle(self, message: Message, now_s: float) -> list[Message]:
         """React to a message of a coordinator.
@@ -202,7 +208,7 @@ class Site:
             ]
             for item in late:
                 item.sent_s, item.term = now_s, self.term
-            return [self._update(item) for item in late]
+            return [item.message(self.name, self.term, self.feedback.codec) for item in late]
         self.replica.roll.adopt(message)
         self.replica.round, self.replica.term = message.round, message.number("held_term")
         cursor = self.replica.roll.cursor(self.name)
@@ -220,7 +226,7 @@ class Site:
         if self.replica.root(tree).hex() == self._target.text("root"):
             self.ready, self._target = True, None
             self._root = self.replica.root(tree)
-            return []
+            return self._part() if self._parting() else []
         self._asked_s = now_s
         return [self._say(Kind.TREE, tensors=(tree_of(tree),))]
 
@@ -247,7 +253,7 @@ class Site:
         odd = any(each.name == "odd" for each in message.tensors) and self.name in odd_of(message)
         sound = self.replica.root() == self._root
         self.replica.apply(message)
-        # What was built on a damaged state must not pass for whole; the next vote names it.
+        # What was built on a damaged state must not pass for whole.
         self._root = self.replica.root() if sound else b""
         mine = self._pending[0] if self._pending and self._pending[0].round == message.round else None
         if included and mine is not None:
@@ -256,9 +262,10 @@ class Site:
             self.feedback.settle(mine.data, mine.left)
         else:
             self._restart(self.replica.round)
-        if self._leaving and self.name not in self.replica.roll.voters:
-            self.left, self.ready = True, False
-            return []
+        if not sound:
+            return self._damaged(now_s)
+        if self._parting():
+            return self._part()
         if self.name not in self.replica.roll.voters or odd:
             return self.start(now_s)
         if included and mine is None:
@@ -266,42 +273,27 @@ class Site:
             return self.start(now_s)
         return []
 
+    def _parting(self) -> bool:
+        return self._leaving and self.name not in self.replica.roll.voters
+
+    def _part(self) -> list[Message]:
+        """Go, once the others need this site no more to be a majority of those who voted before."""
+        if self.name in self.replica.roll.before:
+            return [self._say(Kind.LEAVE)]
+        self.left, self.ready = True, False
+        return []
+
+    def _damaged(self, now_s: float) -> list[Message]:
+        """A bit flipped here. The vote may not get to hear of it, so this site asks to be healed itself."""
+        self.damaged += 1
+        return self.start(now_s)
+
     def _restart(self, round_: int) -> None:
         self._pending.clear()
         self._ticket += 1
         self._next = round_
 
-    def _update(self, item: _Pending) -> Message:
-        fields: dict[str, object] = {
-            "start": item.start,
-            "stop": item.stop,
-            "weight": item.weight,
-            "held": item.held,
-            "root": item.root.hex(),
-        }
-        tensors = [self.feedback.codec.pack("update", item.data)]
-        if item.moved.size:
-            tensors.append(Packed.raw("buffers", item.moved))
-        return Message(Kind.UPDATE, self.name, item.round, self.term, fields, tuple(tensors))
-
     def _say(
         self, kind: Kind, fields: Mapping[str, object] | None = None, tensors: tuple[Packed, ...] = ()
     ) -> Message:
         return Message(kind, self.name, self.replica.round, self.term, fields or {}, tensors)
-
-
-HEAL_BYTES = 16 * 2**20
-"""Fragments that one message carries; a longer remedy takes several."""
-
-
-def tree_of(tree: list[bytes]) -> Packed:
-    """The digests of all fragments as a tensor of a message."""
-    return Packed("tree", "uint8", (32 * len(tree),), b"".join(tree))
-
-
-def odd_of(message: Message) -> set[str]:
-    """The sites whose state a commit calls odd."""
-    try:
-        return set(message.tensor("odd").data.decode().split("\n"))
-    except UnicodeDecodeError:
-        raise Refused("malformed", "the list of odd sites is not UTF-8") from None

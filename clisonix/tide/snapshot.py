@@ -142,6 +142,10 @@ class SnapshotWriter:
         self._last: Future[None] | None = None
         self._kept: dict[str, Tensor] = {}
 
+    def prepare(self, tensors: Mapping[str, Tensor]) -> None:
+        """Have the memory ready before the first `save`, which otherwise waits for the system to hand it out."""
+        self._kept = {name: torch.empty(each.shape, dtype=each.dtype).fill_(0) for name, each in tensors.items()}
+
     def save(
         self, folder: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any] | None = None, shards: int = 1
     ) -> None:

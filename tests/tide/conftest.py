@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,20 @@ import pytest
 
 HERE = Path(__file__).parent
 SIZE = 3
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for all tests, but here nodes may reach each other over the loopback interface."""
+    for name in ("connect", "connect_ex"):
+        allowed = getattr(socket.socket, name)
+
+        def local_only(self: socket.socket, address: Any, allowed: Callable[..., object] = allowed) -> object:
+            if self.family != socket.AF_UNIX and not ipaddress.ip_address(address[0]).is_loopback:
+                raise AssertionError(f"a test tried to reach the network: {address}")
+            return allowed(self, address)
+
+        monkeypatch.setattr(socket.socket, name, local_only)
 
 
 @pytest.fixture(scope="session")
