@@ -102,25 +102,32 @@ class Tokeniser(nn.Module):
         """`(tokens,)` middle of each token, from the start of the window."""
         return (torch.arange(self.spec.tokens) * self.spec.hop + self.spec.length / 2) / self.spec.rate_hz
 
-    def forward(self, samples: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens and which of them to trust.
+    def forward(self, samples: Tensor, mask: Tensor, chosen: Tensor | None = None) -> Tensor:
+        """Tokens of a window.
 
         Args:
             samples: `(batch, channels, time)`.
             mask: `(batch, channels, time)` bool, True where measured.
+            chosen: `(batch, k)` which tokens to make; None makes all. The others cost nothing.
 
         Returns:
-            tokens `(batch, tokens, width)`, and `(batch, tokens)` bool: True where at least half of what lies
-            behind the token was measured.
+            `(batch, tokens, width)`, or `(batch, k, width)`.
         """
-        features = (self.describe(samples, mask) - self.feature_center) / self.feature_scale
-        trusted = self._stretches(mask).sum(dim=(2, 3)) * 2 >= self.spec.channels * self.spec.length
-        return self.project(features.flatten(2)), trusted
+        features = (self.describe(samples, mask, chosen) - self.feature_center) / self.feature_scale
+        tokens: Tensor = self.project(features.flatten(2))
+        return tokens
 
-    def describe(self, samples: Tensor, mask: Tensor) -> Tensor:
-        """`(batch, tokens, channels, features)` before the second scaling."""
+    def trusted(self, mask: Tensor) -> Tensor:
+        """`(batch, tokens)` bool: True where at least half of what lies behind the token was measured."""
+        measured: Tensor = self._stretches(mask).sum(dim=(2, 3)) * 2
+        return measured >= self.spec.channels * self.spec.length
+
+    def describe(self, samples: Tensor, mask: Tensor, chosen: Tensor | None = None) -> Tensor:
+        """`(batch, tokens, channels, features)` before the second scaling; `chosen` as for `forward`."""
         scaled = torch.where(mask, (samples - self.center) / self.scale, 0.0)
         stretches = self._stretches(scaled)
+        if chosen is not None:
+            stretches = stretches[torch.arange(len(chosen), device=chosen.device)[:, None], chosen]
         if self.taper is None or self.filters is None:
             return stretches
         # Half precision has no FFT on most devices, and log power needs the range.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clisonix.errors import ClisonixError
+from clisonix.models.choosing import choose_tokens
 from clisonix.models.tokens import Tokeniser, TokenSpec
 
 # B batch, T tokens, D width, H heads
@@ -69,24 +70,34 @@ class StreamTransformer(nn.Module):
             times_s = self._tokeniser(name).times_s
             self.register_buffer(f"_position_{i}", sinusoids(times_s, width), persistent=False)
 
-    def forward(self, window: Mapping[str, Any]) -> Tensor:
+    def forward(self, window: Mapping[str, Any], *, keep: float = 1.0, span: float = 1.0) -> Tensor:
         """Class scores of a batch of windows.
 
         Args:
             window: `streams` and `masks` as `SignalFabric` gives them; a modality may be absent.
+            keep: share of each modality's tokens to look at, drawn anew for each window; for training.
+            span: length of the stretch that these are drawn from, as a share of the window; the same stretch in all
+                modalities. See `choose_tokens`.
 
         Returns:
             `(batch, classes)`.
         """
         streams, masks = window["streams"], window["masks"]
         batch = next(iter(streams.values())).shape[0]
+        few = keep * span < 1
+        starts = torch.rand(batch, 1, device=self.summary.device) if few else None
         tokens_BTD = [self.summary.expand(batch, 1, -1)]
         seen_BT = [torch.ones(batch, 1, dtype=torch.bool, device=self.summary.device)]
         for i, name in enumerate(self.tokenisers):
             if name not in streams:
                 continue
-            tokens, seen = self._tokeniser(name)(streams[name], masks[name])
-            tokens_BTD.append(tokens + self.kind[i] + getattr(self, f"_position_{i}"))
+            tokeniser, position = self._tokeniser(name), getattr(self, f"_position_{i}")
+            seen, chosen = tokeniser.trusted(masks[name]), None
+            if starts is not None:
+                places = tokeniser.times_s.to(seen.device) * (tokeniser.spec.rate_hz / tokeniser.spec.samples)
+                chosen = choose_tokens(seen, places, starts, keep=keep, span=span)
+                seen, position = seen.gather(1, chosen), position[chosen]
+            tokens_BTD.append(tokeniser(streams[name], masks[name], chosen) + self.kind[i] + position)
             seen_BT.append(seen)
         x_BTD = self.dropout(torch.cat(tokens_BTD, dim=1))
         seen = torch.cat(seen_BT, dim=1)

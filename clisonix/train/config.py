@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from clisonix.errors import ClisonixError, nearest
 from clisonix.models import Front
 from clisonix.train.data_config import DataConfig, SplitConfig, Strict, keys_of_source
+from clisonix.train.recipe.config import Recipe
 
 __all__ = ["AugmentConfig", "DataConfig", "RunConfig", "SplitConfig", "TokenConfig", "load_config", "parse_config"]
 
@@ -116,6 +117,7 @@ class RunConfig(Strict):
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     compress: CompressConfig | None = None
+    recipe: Recipe = None
     device: str = "auto"
     precision: Literal["auto", "float32", "bf16"] = "auto"
     compile: bool = False
@@ -128,6 +130,12 @@ class RunConfig(Strict):
         for name in self.model.tokens:
             if name not in self.data.streams:
                 raise ValueError(f"model.tokens names the stream {name!r}{nearest(name, self.data.streams)}")
+        return self
+
+    @model_validator(mode="after")
+    def _made_small_once(self) -> RunConfig:
+        if self.compress is not None and self.recipe is not None and self.recipe.factors.use:
+            raise ValueError("compress and recipe.factors both make the model small; leave one out (factors: false)")
         return self
 
 
@@ -146,6 +154,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     if not isinstance(content, dict):
         raise ClisonixError(f"{path} holds {type(content).__name__}, expected the keys of a run")
     for override in overrides:
+        if isinstance(content.get("recipe"), str):  # the short form, which an override may go into
+            content["recipe"] = {"name": content["recipe"]}
         _override(content, override)
     return parse_config(content, str(path))
 

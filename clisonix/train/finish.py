@@ -48,6 +48,7 @@ def finish(
     attempts = run.attempts
     # Figures come from the files, so that whoever has the folder can recompute each of them.
     account = combine(Trace.load(run.path / attempt["trace"]) for attempt in attempts)
+    notes = [*notes, *learner.notes]
     broken = sum(not attempt["ended_cleanly"] for attempt in attempts)
     if broken:
         notes = [

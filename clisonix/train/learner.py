@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clisonix.compress import compress
+from clisonix.compress import compress, expand
 from clisonix.errors import ClisonixError
 from clisonix.fabric import Loader, Window
 from clisonix.fabric.loader import to_device
@@ -24,8 +24,12 @@ from clisonix.train.checkpoint import (
     restore_random,
     write_checkpoint,
 )
-from clisonix.train.config import RunConfig, TrainConfig
-from clisonix.train.optim import Spectral
+from clisonix.train.config import RunConfig
+from clisonix.train.health import Health
+from clisonix.train.making import make_optimiser
+from clisonix.train.recipe.factors import factorised
+from clisonix.train.recipe.pace import Pace, effective
+from clisonix.train.recipe.precision import times_faster
 from clisonix.train.task import Task, build_model
 
 
@@ -44,24 +48,48 @@ class Learner:
         self.model: nn.Module = build_model(config, task).to(device)
         self.step, self.epoch = 0, 0
         self.compressed = False
+        self.pace = Pace(config, len(task.train))
+        self.health = Health(len(task.classes))
+        self._settings = effective(config)
+        self._sizes: tuple[int, int] | None = None
+        if config.recipe is not None and config.recipe.factors.use:
+            small = factorised(self.model, config.recipe.factors)
+            self._sizes = _parameters(self.model), _parameters(small)
+            self.model = small
         self._loss, self._windows = torch.zeros((), device=device), 0
         threads = config.train.loader_threads
         self.loader = Loader(task.train, threads=threads, device=_away(device))
         self._held_out = Loader(task.test, threads=threads, device=_away(device))
         self._batches: Iterator[Window] | None = None
         self._asked_s = 0.0
+        self._validation = None if task.validation is None else Loader(task.validation, threads=threads)
         self._autocast = _wants_bf16(config.precision, device)
         self._adopt(self.model)
 
     @property
     def steps(self) -> int:
-        """Steps of the whole run."""
-        return self.config.train.epochs * len(self.task.train)
+        """Steps of the whole run, as far as is known."""
+        return self.pace.steps
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done."""
+        return self.epoch >= self.pace.epochs
+
+    @property
+    def looking(self) -> bool:
+        """Whether the early stop wants a look between two epochs."""
+        return self._validation is not None and not self.pace.cooling
+
+    @property
+    def notes(self) -> list[str]:
+        """What the recipe has done, for the record."""
+        return self.pace.notes(self._sizes)
 
     @property
     def phase(self) -> str:
-        """`dense` or `compressed`: part of the window names of the meter."""
-        return "compressed" if self.compressed else "dense"
+        """`dense`, `factors` or `compressed`: part of the window names of the meter."""
+        return "compressed" if self.compressed else "dense" if self._sizes is None else "factors"
 
     @property
     def due_for_compression(self) -> bool:
@@ -73,23 +101,28 @@ class Learner:
         """Train on the rest of the epoch, one step at a time; ends with the epoch.
 
         Raises:
-            ClisonixError: the loss is no longer a number.
+            ClisonixError: a number is no longer finite, or training diverges; the step is not taken.
         """
         train = self.config.train
+        self._choose_precision()
         self.model.train()
         # Batches that were made ahead stay valid when a checkpoint comes between two steps.
         if self._batches is None:
             self._batches = iter(self.loader)
         for batch in self._batches:
             window = augment(batch, train.augment, self.task.rates_hz)
+            rate = self.pace.learning_rate(self.step)
             for group in self.optimiser.param_groups:
-                group["lr"] = self._learning_rate()
+                group["lr"] = rate
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
-                scores = self._forward(window)
-            loss = F.cross_entropy(scores.float(), window["label"], label_smoothing=train.label_smoothing)
+                loss = self._loss_of(window)
             self.optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(self.model.parameters(), train.clip_norm)
+            learning = [p for p in self.model.parameters() if p.grad is not None]
+            norm = nn.utils.get_total_norm([p.grad for p in learning if p.grad is not None])
+            again = partial(self._loss_of, window)
+            self.health.check(self.model, loss, norm, step=self.step + 1, rate=rate, window=window, again=again)
+            nn.utils.clip_grads_with_norm_(learning, train.clip_norm, norm)
             self.optimiser.step()
             self.step += 1
             self._loss += loss.detach() * len(window["label"])
@@ -103,11 +136,7 @@ class Learner:
         return self.loader.stats.asked_s - self._asked_s
 
     def end_epoch(self) -> float:
-        """Close the epoch and return its mean loss.
-
-        Raises:
-            ClisonixError: the loss is no longer a number.
-        """
+        """Close the epoch and return its mean loss."""
         loss = self.mean_loss()
         self.epoch += 1
         self._loss, self._windows = torch.zeros_like(self._loss), 0
@@ -115,18 +144,18 @@ class Learner:
         return loss
 
     def mean_loss(self) -> float:
-        """Mean loss of the epoch so far; waits for the device.
+        """Mean loss of the epoch so far; waits for the device."""
+        return float(self._loss) / max(self._windows, 1)
 
-        Raises:
-            ClisonixError: the loss is no longer a number.
+    def look(self) -> str | None:
+        """Let the early stop look at the windows that were set aside for it, between two epochs.
+
+        Returns:
+            a sentence if the end of the run has been settled by it.
         """
-        loss = float(self._loss) / max(self._windows, 1)
-        if not math.isfinite(loss):
-            raise ClisonixError(
-                f"the loss became {loss} in epoch {self.epoch} before step {self.step}; the last checkpoint is from "
-                "before that, so lower train.learning_rate and start again"
-            )
-        return loss
+        if self._validation is None or not self.looking:
+            return None
+        return self.pace.look(self.epoch, self._mean_loss_of(self._validation))
 
     def compress(self) -> tuple[int, int]:
         """Put the model into its compressed form; parameters that stay keep their optimiser state.
@@ -164,6 +193,8 @@ class Learner:
             "epoch": self.epoch,
             "compressed": self.compressed,
             "windows": self._windows,
+            "pace": self.pace.state_dict(),
+            "average": self.health.average,
             "cursor": self.loader.state_dict(),
             "threads": torch.get_num_threads(),
         }
@@ -175,12 +206,15 @@ class Learner:
         Returns:
             sentences about what may keep the rest of the run from being bitwise the same.
         """
-        model, tensors, state = read_checkpoint(path, self.model)
+        dense = self.model if self._sizes is None else expand(self.model)
+        model, tensors, state = read_checkpoint(path, dense)
         self._adopt(model.to(self.device))
         restore_optimiser(self.optimiser, self.model, tensors)
         restore_random(tensors)
         self.step, self.epoch, self._windows = int(state["step"]), int(state["epoch"]), int(state["windows"])
         self.compressed = bool(state["compressed"])
+        self.pace.load_state_dict(state["pace"])
+        self.health.average = float(state["average"])
         self._loss = tensors["loss"].to(self.device)
         self.loader.load_state_dict(state["cursor"])
         self._batches = None
@@ -191,35 +225,37 @@ class Learner:
         return []
 
     def _adopt(self, model: nn.Module) -> None:
-        train = self.config.train
         self.model = model
         self._forward = torch.compile(model) if self.config.compile else model
-        self.optimiser = make_optimiser(model, train)
+        self.optimiser = make_optimiser(model, self._settings)
 
-    def _learning_rate(self) -> float:
-        """Linear warm-up, then half a cosine down to 0 at the last step."""
-        train = self.config.train
-        warmup = min(1.0, (self.step + 1) / max(1.0, train.warmup * self.steps))
-        return train.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * self.step / self.steps))
+    def _loss_of(self, window: Window) -> Tensor:
+        keep, span = self.pace.sampling(self.step)
+        scores = self._forward(window, keep=keep, span=span)
+        return F.cross_entropy(scores.float(), window["label"], label_smoothing=self.config.train.label_smoothing)
 
+    @torch.no_grad()
+    def _mean_loss_of(self, windows: Loader) -> float:
+        self.model.eval()
+        total, count = 0.0, 0
+        for batch in windows:
+            window = to_device(batch, self.device)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
+                scores = self._forward(window).float()
+            total += float(F.cross_entropy(scores, window["label"], reduction="sum"))
+            count += len(window["label"])
+        return total / count
 
-def make_optimiser(model: nn.Module, train: TrainConfig) -> torch.optim.Optimizer:
-    """The optimiser that a config asks for."""
-    betas = (0.9, train.beta2)
-    if train.optimizer == "spectral":
-        # The loss is looked at anyway, and clipping has spread what is not finite over all gradients.
-        return Spectral(
-            model,
-            lr=train.learning_rate,
-            weight_decay=train.weight_decay,
-            betas=betas,
-            state_bits=train.state_bits,
-            nonfinite="ignore",
-        )
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    rest = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": train.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=train.learning_rate, betas=betas)
+    def _choose_precision(self) -> None:
+        recipe = self.config.recipe
+        if recipe is None or not recipe.precision.use or self.config.precision != "auto":
+            return
+        if self.pace.bf16 is None:
+            window = to_device(self.task.calibration(0)[0], self.device)
+            self.model.train()
+            gain = times_faster(self.model, partial(self._loss_of, window), self.device)
+            self.pace.bf16_gain, self.pace.bf16 = gain, gain >= recipe.precision.gain
+        self._autocast = self.pace.bf16
 
 
 def _away(device: torch.device) -> torch.device | None:

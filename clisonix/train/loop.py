@@ -87,7 +87,7 @@ def _train_epochs(learner: Learner, run: RunFolder, meter: Meter, watch: Progres
     settings = learner.config.train
     watch.begin(learner.steps, learner.step, meter)
     saved_s = time.monotonic()
-    while learner.epoch < settings.epochs:
+    while not learner.finished:
         if learner.due_for_compression:
             with meter.window("train/compress"):
                 before, after = learner.compress()
@@ -104,8 +104,14 @@ def _train_epochs(learner: Learner, run: RunFolder, meter: Meter, watch: Progres
         if over:
             epoch, phase, input_s = learner.epoch, learner.phase, learner.input_s
             learner.end_epoch()
+            settled = None
+            if learner.looking:
+                with meter.window("train/look"):
+                    settled = learner.look()
             _log_epoch(learner, run, meter, name, epoch, phase, loss, input_s)
-        if not over or learner.epoch == settings.epochs:
+            if settled:
+                watch.say(settled)
+        if not over or learner.finished:
             with meter.window("checkpoint"):
                 learner.write(run.checkpoints)
             meter.save_trace(run.trace)

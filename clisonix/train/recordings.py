@@ -111,6 +111,31 @@ def split_recordings(recordings: Sequence[Recording], split: SplitConfig) -> tup
     return train, test
 
 
+def set_aside(recordings: Sequence[Recording], share: float, seed: int) -> tuple[list[Recording], list[Recording]]:
+    """Recordings to train on and recordings to validate on, whole, each label in about the same share.
+
+    Args:
+        recordings: of the training side.
+        share: to set aside; at least one recording, at most all but one.
+        seed: of the choice.
+
+    Raises:
+        ClisonixError: there are fewer than two.
+    """
+    count = len(recordings)
+    if count < 2:
+        raise ClisonixError(
+            "one training recording cannot be split for the early stop: train on more, or say recipe.stop=false"
+        )
+    shuffled = np.random.Generator(np.random.Philox(key=np.array([seed, 1 << 32], np.uint64))).permutation(count)
+    # Dealt out in the order of labels, so that every stretch of this order holds each label in its share.
+    order = sorted(shuffled.tolist(), key=lambda i: (str(type(recordings[i].label)), str(recordings[i].label)))
+    wanted = min(max(1, round(share * count)), count - 1)
+    chosen = {order[int((k + 0.5) * count / wanted)] for k in range(wanted)}
+    train = [r for i, r in enumerate(recordings) if i not in chosen]
+    return train, [r for i, r in enumerate(recordings) if i in chosen]
+
+
 def class_labels(recordings: Sequence[Recording], around_events: bool) -> list[Label]:
     """Every label that occurs, sorted: the classes."""
     found = {e.label for r in recordings for e in r.events} if around_events else {r.label for r in recordings}

@@ -37,7 +37,7 @@ def shrink(run: Path, budget: float, target: Path, *, root: Path | None = None) 
     if not (run / MODEL).is_file():
         raise ClisonixError(f"the run in {run} is not finished: it has no {MODEL}")
     config = parse_config(read_json(run / CONFIG), str(run / CONFIG))
-    if config.compress is not None:
+    if config.compress is not None or (config.recipe is not None and config.recipe.factors.use):
         raise ClisonixError(f"the model of {run} is compressed already")
     task = open_task(config, root)
     dense = load(run / MODEL, into=build_model(config, task))

@@ -11,7 +11,7 @@ from clisonix.errors import ClisonixError
 from clisonix.fabric import Label, Recording, SignalFabric, Window
 from clisonix.models import StreamTransformer, TokenSpec
 from clisonix.train.config import RunConfig, TokenConfig
-from clisonix.train.recordings import class_labels, open_recordings, split_recordings
+from clisonix.train.recordings import class_labels, open_recordings, set_aside, split_recordings
 
 _MOST_NOTES = 20
 _CALIBRATION_WINDOWS = 512
@@ -20,12 +20,16 @@ _FIT_WINDOWS = 1024  # enough for a mean and a spread per feature
 
 @dataclass(frozen=True)
 class Task:
-    """Training windows, test windows, the classes, and sentences about the data for the record."""
+    """Training windows, test windows, the classes, and sentences about the data for the record.
+
+    `validation` holds windows out of the training recordings for the early stop, None without one.
+    """
 
     train: SignalFabric
     test: SignalFabric
     classes: tuple[Label, ...]
     notes: tuple[str, ...]
+    validation: SignalFabric | None = None
 
     @property
     def rates_hz(self) -> dict[str, float]:
@@ -49,6 +53,9 @@ def open_task(config: RunConfig, root: Path | None) -> Task:
     recordings = open_recordings(data, root, said)
     train_recordings, test_recordings = split_recordings(recordings, data.split)
     classes = class_labels(recordings, window.around == "events")
+    held_back: list[Recording] = []
+    if config.recipe is not None and config.recipe.stop.use:
+        train_recordings, held_back = set_aside(train_recordings, config.recipe.stop.validation, config.seed)
     everything = SignalFabric(
         recordings,
         window=window.length_s,
@@ -101,7 +108,11 @@ def open_task(config: RunConfig, root: Path | None) -> Task:
         )
     # Every rank looks at all held-out windows: figures of a share of them would be none of the model.
     test = fabric(test_recordings, window.hop_s, max(config.train.batch_size, 128), False, rank=0, world=1)
-    return Task(train, test, tuple(classes), tuple(notes))
+    validation = None
+    if held_back:
+        validation = fabric(held_back, window.hop_s, max(config.train.batch_size, 128), False, rank=0, world=1)
+        notes.append(f"{len(held_back)} training recordings are set aside for the early stop")
+    return Task(train, test, tuple(classes), tuple(notes), validation)
 
 
 def build_model(config: RunConfig, task: Task) -> StreamTransformer:
