@@ -275,13 +275,19 @@ def doctor(data: Data = None, as_json: Json = False) -> None:
 
 @app.command()
 def demo(
-    runs: Annotated[Path, typer.Argument(help="Folder that holds run folders.")] = Path("runs"),
+    runs: Annotated[
+        Path | None, typer.Argument(help="Folder that holds run folders. Default: runs, if there is one.")
+    ] = None,
+    data: Data = None,
     port: Annotated[int, typer.Option(help="Port on this machine; 0 takes a free one.")] = 0,
+    browser: Annotated[bool, typer.Option("--open", help="Also open the address in the browser.")] = False,
 ) -> None:
-    """Show runs and comparisons in the browser, on this machine only."""
+    """Watch streams weave and a model shrink, and see what runs cost: in the browser, on this machine only."""
     from clisonix.demo import serve
 
-    serve(runs, port=port)
+    if runs is None and Path("runs").is_dir():
+        runs = Path("runs")
+    serve(runs, port=port, open_browser=browser, data=data)
 
 
 @sweep_app.command("power", context_settings={"allow_interspersed_args": False})
@@ -327,11 +333,14 @@ def sweep_power(
 
 
 @sweep_app.command("restore")
-def sweep_restore() -> None:
+def sweep_restore(as_json: Json = False) -> None:
     """Put back the power limits that a killed sweep left behind."""
     from clisonix.meter import restore_limits
 
     found = restore_limits()
+    if as_json:
+        _print_json({"watts": found})
+        return
     for uuid, watts in found.items():
         out.print(f"{uuid}: {watts:g} W", markup=False, soft_wrap=True)
     if not found:

@@ -1,4 +1,4 @@
-"""The local web app: look at runs, read their reports, compare two of them.
+"""The local web app: watch streams weave, watch a model shrink, look at what runs cost.
 
 - `serve`: start it on this machine and print its address.
 - `create_app`: the application itself, for tests or another server.

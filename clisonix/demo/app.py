@@ -1,4 +1,4 @@
-"""The pages and their addresses."""
+"""The pages, their addresses, and the room Account."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from starlette.routing import Route
 
 from clisonix.demo.guard import Guard, Seal
 from clisonix.demo.listing import DAMAGED, damage, describe, run_folders
+from clisonix.demo.shrink_room import ShrinkRoom
+from clisonix.demo.weave_room import WeaveRoom
 from clisonix.errors import ClisonixError
 from clisonix.meter.comparing.compare import compare
 from clisonix.meter.reporting.report import render_html
@@ -35,12 +37,25 @@ REPORT_POLICY = (
 )
 
 
-def build_app(root: Path, token: str) -> Starlette:
+STATIC = {
+    "plot.js": "text/javascript",
+    "weave.js": "text/javascript",
+    "shrink.js": "text/javascript",
+    "icon.svg": "image/svg+xml",
+}
+"""What pages load, and nothing else can be asked for."""
+
+
+def build_app(root: Path | None, token: str, data: Path | None = None) -> Starlette:
     """The application; see `create_app`."""
     style = (HERE / "style.css").read_text(encoding="utf-8")
     pages = Pages(root, style)
     app = Starlette(
         routes=[
+            Route("/static/{name}", _static),
+            Route("/favicon.ico", _icon),
+            *WeaveRoom(data, pages.page).routes,
+            *ShrinkRoom(data, pages.page).routes,
             Route("/", pages.account),
             Route("/run/{key:path}", pages.run),
             Route("/report/{key:path}", pages.report),
@@ -53,12 +68,18 @@ def build_app(root: Path, token: str) -> Starlette:
     return app
 
 
-def page_policy(style: str) -> str:
-    """The Content-Security-Policy of our own pages: this one style sheet, our reports, and nothing else."""
+def page_policy(style: str, *, scripts: bool = False) -> str:
+    """The Content-Security-Policy of our own pages: this one style sheet, our icon and reports, and nothing else.
+
+    Args:
+        style: the style sheet.
+        scripts: also the scripts that come with the package, which may ask this program and nobody else.
+    """
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    live = "script-src 'self'; connect-src 'self'; " if scripts else ""
     return (
-        f"default-src 'none'; style-src 'sha256-{digest}'; frame-src 'self'; base-uri 'none'; form-action 'self'; "
-        "frame-ancestors 'none'"
+        f"default-src 'none'; {live}style-src 'sha256-{digest}'; img-src 'self'; frame-src 'self'; base-uri 'none'; "
+        "form-action 'self'; frame-ancestors 'none'"
     )
 
 
@@ -66,12 +87,13 @@ class Pages:
     """What each address answers.
 
     Args:
-        root: the folder with the runs; read anew for every page.
+        root: the folder with the runs, read anew for every page; None if there is none.
         style: the style sheet, put into each page.
     """
 
-    def __init__(self, root: Path, style: str) -> None:
+    def __init__(self, root: Path | None, style: str) -> None:
         self._root = root
+        self._live_policy = page_policy(style, scripts=True)
         self._templates = Environment(
             loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined
         )
@@ -80,20 +102,20 @@ class Pages:
 
     def account(self, request: Request) -> Response:
         """The list of runs."""
-        entries = [describe(key, folder) for key, folder in run_folders(self._root).items()]
-        return self._page("account.html", entries=entries, folder=str(self._root))
+        entries = [describe(key, folder) for key, folder in self._folders().items()]
+        return self.page("account.html", entries=entries, folder=None if self._root is None else str(self._root))
 
     def run(self, request: Request) -> Response:
         """One run: its line and its report."""
         key, folder = self._chosen(request.path_params["key"])
-        return self._page("run.html", entry=describe(key, folder))
+        return self.page("run.html", entry=describe(key, folder))
 
     def report(self, request: Request) -> Response:
         """The report of a run, as a document of its own."""
         key, folder = self._chosen(request.path_params["key"])
         content = _readable(key, lambda: render_html(folder))
         if isinstance(content, Problem):
-            return self._page("problem.html", title=key, problem=content.sentence, policy=REPORT_POLICY)
+            return self.page("problem.html", title=key, problem=content.sentence, policy=REPORT_POLICY)
         return _html(content, REPORT_POLICY)
 
     def comparison(self, request: Request) -> Response:
@@ -101,22 +123,30 @@ class Pages:
         title = "Comparison"
         names = [request.query_params.get(side) for side in ("a", "b")]
         if names[0] is None or names[1] is None:
-            return self._page("problem.html", title=title, problem="Choose a run for a and a run for b.")
+            return self.page("problem.html", title=title, problem="Choose a run for a and a run for b.")
         (key_a, a), (key_b, b) = self._chosen(names[0]), self._chosen(names[1])
         force = request.query_params.get("force") == "1"
         found = _readable(f"{key_a} or {key_b}", lambda: compare([a], [b], force=force))
         if isinstance(found, Problem):
-            return self._page("refused.html", a=key_a, b=key_b, problem=found.sentence, forced=force)
-        return self._page("compare.html", a=key_a, b=key_b, comparison=found)
+            return self.page("refused.html", a=key_a, b=key_b, problem=found.sentence, forced=force)
+        return self.page("compare.html", a=key_a, b=key_b, comparison=found)
 
     def _chosen(self, key: str) -> tuple[str, Path]:
-        folder = run_folders(self._root).get(key)
+        folder = self._folders().get(key)
         if folder is None:
             raise HTTPException(404)
         return key, folder
 
-    def _page(self, template: str, *, policy: str | None = None, **values: object) -> Response:
-        return _html(self._templates.get_template(template).render(**values), policy)
+    def _folders(self) -> dict[str, Path]:
+        return {} if self._root is None else run_folders(self._root)
+
+    def page(
+        self, template: str, *, policy: str | None = None, scripts: tuple[str, ...] = (), **values: object
+    ) -> Response:
+        """A page from its template; one with scripts has the policy that lets them run."""
+        here = {"weave.html": "Weave", "shrink.html": "Shrink", "account.html": "Account"}.get(template)
+        text = self._templates.get_template(template).render(scripts=scripts, here=here, **values)
+        return _html(text, self._live_policy if scripts else policy)
 
 
 class Problem:
@@ -135,6 +165,17 @@ def _readable(key: str, make: Callable[[], T]) -> T | Problem:
         return Problem(damage(key, error))
 
 
+def _icon(request: Request) -> Response:
+    return Response((HERE / "static" / "icon.svg").read_bytes(), media_type=STATIC["icon.svg"])
+
+
+def _static(request: Request) -> Response:
+    name = request.path_params["name"]
+    if name not in STATIC:
+        raise HTTPException(404)
+    return Response((HERE / "static" / name).read_bytes(), media_type=STATIC[name])
+
+
 def _html(content: str, policy: str | None = None) -> Response:
     # JSON may hold half a surrogate pair, which UTF-8 cannot.
     body = content.encode("utf-8", "replace")
@@ -144,5 +185,10 @@ def _html(content: str, policy: str | None = None) -> Response:
 
 def _plain(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
-    words = {404: "there is no such page or run", 405: "this page can only be read"}
+    words = {
+        404: "there is no such page or run",
+        405: "this page can only be read",
+        413: "that is more than anything here needs",
+        415: "only JSON is taken",
+    }
     return PlainTextResponse(f"{status}: {words.get(status, 'this did not work')}.", status)

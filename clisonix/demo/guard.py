@@ -14,7 +14,7 @@ HOSTS = ("127.0.0.1", "localhost")
 # The cookie is only sent on requests that our own pages cause, and after a redirect the browser still counts
 # the page that linked here as the cause. So the first answer is a page of ours that moves on by itself.
 _ENTRANCE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Clisonix</title>
-<p><a href="/">Open Clisonix</a></p></html>"""
+<p><a href="/weave">Open Clisonix</a></p></html>"""
 
 
 class Guard:
@@ -45,11 +45,13 @@ class Guard:
         hosts = headers.getlist("host")
         if len(hosts) != 1 or hosts[0] not in _names(port):
             return PlainTextResponse("403: open this page as http://127.0.0.1 with its port.", 403)
+        if _foreign(headers, scope["method"], port):
+            return PlainTextResponse("403: another page may not use this one.", 403)
         cookie_name = f"clisonix-{port}"
         if self._is_token(_cookie(headers, cookie_name)):
             return None
         if self._is_token(QueryParams(scope["query_string"]).get("token")):
-            entrance = HTMLResponse(_ENTRANCE, headers={"Refresh": "0; url=/"})
+            entrance = HTMLResponse(_ENTRANCE, headers={"Refresh": "0; url=/weave"})
             entrance.set_cookie(cookie_name, self._token.decode(), httponly=True, samesite="strict", path="/")
             return entrance
         return PlainTextResponse(
@@ -93,6 +95,19 @@ class Seal:
 def _names(port: int | None) -> set[str]:
     names = {f"{host}:{port}" for host in HOSTS}
     return names | set(HOSTS) if port == 80 else names
+
+
+def _foreign(headers: Headers, method: str, port: int | None) -> bool:
+    """Whether another page caused this request. Whatever changes something must say which page it comes from."""
+    origins = headers.getlist("origin")
+    ours = {f"http://{name}" for name in _names(port)}
+    if any(origin not in ours for origin in origins) or len(origins) > 1:
+        return True
+    if method not in ("GET", "HEAD") and not origins:
+        return True
+    # A link from elsewhere is followed; what a page elsewhere wants to load is not given.
+    site, mode = headers.get("sec-fetch-site", "none"), headers.get("sec-fetch-mode", "navigate")
+    return site not in ("none", "same-origin") and mode != "navigate"
 
 
 def _cookie(headers: Headers, name: str) -> str | None:

@@ -17,40 +17,44 @@ if TYPE_CHECKING:
 ADDRESS = "127.0.0.1"
 
 
-def create_app(runs_folder: Path, token: str) -> Starlette:
+def create_app(runs_folder: Path | None, token: str, data: Path | None = None) -> Starlette:
     """The web app as an ASGI application.
 
     Args:
-        runs_folder: the folder that holds run folders, or groups of run folders.
+        runs_folder: the folder that holds run folders, or groups of run folders; None for none.
         token: the secret without which nothing is shown; at least 16 characters.
+        data: a folder of recordings to play and to try models on; None for generated signals, shown as such.
 
     Raises:
-        ClisonixError: the folder does not exist, the token is too short, or the extra `demo` is missing.
+        ClisonixError: a folder does not exist, the token is too short, or the extra `demo` is missing.
     """
-    folder = Path(runs_folder)
-    if not folder.is_dir():
-        raise ClisonixError(f"{folder} is not a folder: give the folder that holds your runs")
+    for folder, what in ((runs_folder, "your runs"), (data, "your recordings")):
+        if folder is not None and not Path(folder).is_dir():
+            raise ClisonixError(f"{folder} is not a folder: give the folder that holds {what}")
     if len(token) < 16:
         raise ClisonixError("the token is shorter than 16 characters: use secrets.token_urlsafe()")
     with _extra():
         from clisonix.demo.app import build_app
 
-        return build_app(folder, token)
+        return build_app(
+            None if runs_folder is None else Path(runs_folder), token, None if data is None else Path(data)
+        )
 
 
-def serve(runs_folder: Path, port: int = 0, open_browser: bool = False) -> None:
+def serve(runs_folder: Path | None, port: int = 0, open_browser: bool = False, data: Path | None = None) -> None:
     """Serve the web app on the loopback interface until interrupted, and print the address to open.
 
     Args:
-        runs_folder: the folder that holds the runs.
+        runs_folder: the folder that holds the runs; None for none.
         port: the TCP port; 0 takes a free one.
         open_browser: also open the address in the default browser.
+        data: a folder of recordings; None for generated signals.
 
     Raises:
-        ClisonixError: the folder does not exist, the port is taken, or the extra `demo` is missing.
+        ClisonixError: a folder does not exist, the port is taken, or the extra `demo` is missing.
     """
     token = secrets.token_urlsafe(32)
-    app = create_app(runs_folder, token)
+    app = create_app(runs_folder, token, data)
     with _extra():
         import uvicorn
 
@@ -78,6 +82,8 @@ def serve(runs_folder: Path, port: int = 0, open_browser: bool = False) -> None:
             server_header=False,
             lifespan="off",
             ws="none",
+            # Live streams never end by themselves.
+            timeout_graceful_shutdown=1,
         )
         with suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listener])

@@ -6,7 +6,9 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 from example_runs import TOKEN, make_run
 
 with warnings.catch_warnings():
@@ -44,3 +46,16 @@ def client(runs: Path, make_client: Callable[[Path], TestClient]) -> TestClient:
     entered = make_client(runs)
     assert entered.get(f"/?token={TOKEN}").status_code == 200
     return entered
+
+
+@pytest.fixture
+def make_wav() -> Callable[..., None]:
+    """Writes a sound file of a wandering tone with noise."""
+
+    def write(path: Path, seconds: float = 5.0, rate_hz: int = 8000) -> None:
+        time_s = np.arange(int(seconds * rate_hz)) / rate_hz
+        noise = np.random.default_rng(0).normal(0, 0.02, len(time_s))
+        sound = 0.3 * np.sin(2 * np.pi * np.cumsum(150 + 40 * np.sin(time_s)) / rate_hz) + noise
+        soundfile.write(path, sound, rate_hz)
+
+    return write

@@ -18,9 +18,20 @@ from clisonix.errors import ClisonixError
 
 Maker = Callable[[Path], TestClient]
 PAGES = ["/", "/run/dense", "/report/dense", "/compare?a=dense&b=packed", "/nothing"]
+LIVE = [
+    "/weave",
+    "/weave/stream?source=generated",
+    "/weave/change/0123456789abcdef",
+    "/shrink",
+    "/shrink/state?tracker=stand-in&objective=bytes",
+    "/shrink/point?tracker=stand-in&objective=bytes&share=0.3&clip=x",
+    "/shrink/want",
+    "/static/weave.js",
+]
+OWN = {"origin": "http://127.0.0.1:8123"}
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", PAGES + LIVE)
 @pytest.mark.parametrize("query", ["", "token=", "token=wrong", f"token={TOKEN}x", "token=%ff%00"])
 def test_without_the_token_nothing_is_shown(runs: Path, make_client: Maker, page: str, query: str) -> None:
     answer = make_client(runs).get(page + ("&" if "?" in page else "?") + query)
@@ -37,7 +48,7 @@ def test_the_token_is_given_once_and_then_kept_where_scripts_and_other_sites_can
     cookie = entrance.headers["set-cookie"].lower()
     assert "httponly" in cookie
     assert "samesite=strict" in cookie
-    assert entrance.headers["refresh"] == "0; url=/"
+    assert entrance.headers["refresh"] == "0; url=/weave"
     assert "dense" not in entrance.text
     assert TOKEN not in entrance.text
     assert "dense" in client.get("/").text
@@ -118,7 +129,7 @@ def test_a_report_can_run_nothing_and_is_drawn_in_a_sandbox(client: TestClient) 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
 def test_pages_can_only_be_read(client: TestClient, method: str) -> None:
-    answer = client.request(method, "/")
+    answer = client.request(method, "/", headers=OWN)
     assert answer.status_code == 405
     assert answer.text == "405: this page can only be read."
 
@@ -140,3 +151,59 @@ def test_a_port_that_cannot_be_had_is_one_sentence(runs: Path, monkeypatch: pyte
     monkeypatch.setattr(socket.socket, "bind", taken)
     with pytest.raises(ClisonixError, match="cannot listen on port 8123"):
         serve(runs, port=8123)
+
+
+@pytest.mark.parametrize("page", LIVE)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"host": "evil.example:8123"},
+        {"origin": "http://evil.example"},
+        {"origin": "http://127.0.0.1:8124"},
+        {"origin": "https://127.0.0.1:8123"},
+        {"origin": "null"},
+        {"sec-fetch-site": "cross-site", "sec-fetch-mode": "cors"},
+        {"sec-fetch-site": "same-site", "sec-fetch-mode": "no-cors", **OWN},
+    ],
+)
+def test_no_other_page_can_use_the_rooms(client: TestClient, page: str, method: str, headers: dict[str, str]) -> None:
+    answer = client.request(method, page, headers=headers)
+    assert answer.status_code == 403
+    assert answer.text.startswith("403: ")
+
+
+@pytest.mark.parametrize("page", ["/weave/change/0123456789abcdef", "/shrink/want"])
+def test_what_changes_something_must_say_where_it_comes_from_and_be_small_json(client: TestClient, page: str) -> None:
+    assert client.post(page, json={}).status_code == 403
+    assert client.post("/shrink/want", json={}, headers=OWN).status_code == 400
+    assert client.post("/shrink/want", content="{}", headers={**OWN, "content-type": "text/plain"}).status_code == 415
+    assert client.post("/shrink/want", json={"x": "y" * 5000}, headers=OWN).status_code == 413
+    for odd in ("[]", "{", "[" * 3000, "7"):
+        answer = client.post("/shrink/want", content=odd, headers={**OWN, "content-type": "application/json"})
+        assert answer.status_code == 400
+        assert "problem" in answer.json()
+
+
+@pytest.mark.parametrize("page", ["/weave", "/shrink"])
+def test_rooms_run_only_the_scripts_of_the_package_and_ask_nobody_else(client: TestClient, page: str) -> None:
+    answer = client.get(page)
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "script-src 'self'; connect-src 'self'" in policy
+    assert "unsafe" not in policy
+    assert "http" not in policy
+    assert not re.search(r"<script(?! src=\"/static/\w+\.js\" defer)", answer.text)
+    assert not re.search(r"\son\w+=|\sstyle=|(src|href|action)=\"(https?:)?//", answer.text)
+    for script in re.findall(r'<script src="([^"]+)"', answer.text):
+        found = client.get(script)
+        assert found.status_code == 200
+        assert found.headers["content-type"].startswith("text/javascript")
+        assert not re.search(r"https?://|//[a-z]+\.[a-z]|innerHTML|eval\(|document\.write", found.text)
+
+
+@pytest.mark.parametrize(
+    "name", ["..%2Fguard.py", "%2e%2e/app.py", "%2Fetc%2Fpasswd", "style.css", "", "weave.js%00"]
+)
+def test_only_files_for_pages_are_given(client: TestClient, name: str) -> None:
+    assert client.get(f"/static/{name}").status_code == 404
