@@ -68,7 +68,8 @@ def losses(root: Path, places: int = 24) -> dict[str, Any]:
     """A stretch cut out of a stream with real jitter; truth: the steady times the stamps were made from.
 
     The two lengths of the claim in the middle, and lengths from 0.5 to 8 s at places drawn at random from a tenth to
-    nine tenths. The estimator was chosen on the first capture alone; the second one was looked at once, afterwards.
+    nine tenths. The estimator was chosen on the first capture alone; the second one was looked
+    at afterwards, though more than once since.
     """
     claim, spread = [], {}
     for capture, sensor, rate in itertools.product(CAPTURES, SENSORS, (250.0, 64.0)):
