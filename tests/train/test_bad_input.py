@@ -162,7 +162,8 @@ def test_a_run_is_never_overwritten_or_mixed(finished_run: Path, tmp_path: Path,
 def test_a_diverging_run_says_so(tmp_path: Path) -> None:
     path = csv_config(tmp_path)
     overrides = ["train.learning_rate=1e30", "train.warmup=0", "train.clip_norm=1e30", "train.epochs=5"]
-    with pytest.raises(ClisonixError, match=r"the loss is (nan|inf) in step 2: the layer .* lower train\.learning_rate"):
+    said = r"the loss is (nan|inf) in step 2: the layer .* lower train\.learning_rate"
+    with pytest.raises(ClisonixError, match=said):
         train(load_config(path, overrides), tmp_path / "run", root=tmp_path)
     assert not (tmp_path / "run/record.json").exists()
 
