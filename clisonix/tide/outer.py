@@ -12,6 +12,8 @@ from torch import Tensor
 _PIECE = 1 << 16
 
 
+# A flipped bit can make any value; it is the digest that tells, not a warning.
+@np.errstate(over="ignore", invalid="ignore")
 def nesterov_(
     outer: NDArray[np.floating],
     momentum: NDArray[np.floating],
@@ -31,18 +33,6 @@ def nesterov_(
         rate: learning rate.
         decay: of the momentum.
     """
-    # A flipped bit can make any value; it is the digest that tells, not a warning.
-    with np.errstate(over="ignore", invalid="ignore"):
-        _nesterov_(outer, momentum, gradient, rate, decay)
-
-
-def _nesterov_(
-    outer: NDArray[np.floating],
-    momentum: NDArray[np.floating],
-    gradient: NDArray[np.floating],
-    rate: float,
-    decay: float,
-) -> None:
     for begin in range(0, len(outer), _PIECE):
         piece = slice(begin, begin + _PIECE)
         slope = gradient[piece].astype(np.float64)
