@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from virtual_gpus import BEGAN_S, Played, play
+from virtual_gpus import BEGAN_S, SAMPLE_COST_S, Played, play
 
 from clisonix.meter import mean_interval
 
@@ -111,7 +111,7 @@ def coverage(library: Path, folder: Path, quick: bool, average_s: float | None =
                 make(rng) + f"phase_s {rng.uniform(0, 0.1):.4f}\njitter_s {jitter_s:.5f}\n"
                 f"sample_average_s {average_s or 0.0}\n"
             )  # fmt: skip
-        run = play(library, folder, options, SECONDS, seed=3, samples=average_s is not None)
+        run = play(library, folder, options, SECONDS, seed=3, samples=average_s is not None, cost_s=SAMPLE_COST_S)
         rows[kind], shares[kind] = _row(run, rng, windows)
     held = [share for kind in PROMISED for share in shares[kind]]
     _, low, high = mean_interval(held)
@@ -166,7 +166,7 @@ def accuracy(library: Path, folder: Path, quick: bool) -> dict[str, Any]:
         f"load steady 500\nwobble {rng.choice([0, 5])} 0.31\nphase_s {rng.uniform(0, 0.1):.4f}\njitter_s 0.001\n"
         for _ in range(count)
     ]
-    run = play(library, folder, options, 40.0, seed=5, samples=False)
+    run = play(library, folder, options, 40.0, seed=5, samples=False, cost_s=SAMPLE_COST_S)
     found: dict[str, Any] = {"steady_rms": {}, "steps": {}}
     for length_s in (0.13, 0.73, 3.3):
         errors = []

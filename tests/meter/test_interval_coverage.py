@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from virtual_gpus import BEGAN_S, Played, play
+from virtual_gpus import BEGAN_S, SAMPLE_COST_S, Played, play
 
 from clisonix.meter import Span
 
@@ -42,8 +42,10 @@ def drop_outs(rng: np.random.Generator) -> str:
     )
 
 
-@pytest.fixture(scope="module")
-def played(library: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Played]:
+@pytest.fixture(scope="module", params=[0.0, SAMPLE_COST_S], ids=["every tick", "as often as samples may cost"])
+def played(
+    library: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> dict[str, Played]:
     rng = np.random.default_rng(5)
     found = {}
     for load in (steady, square, bursts, resets, drop_outs):
@@ -51,7 +53,8 @@ def played(library: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
             load(rng) + f"phase_s {rng.uniform(0, 0.1):.4f}\njitter_s {rng.uniform(0, 0.003):.5f}"
             for _ in range(GPUS)
         ]
-        found[load.__name__] = play(library, tmp_path_factory.mktemp("gpus"), gpus, SECONDS)
+        folder = tmp_path_factory.mktemp("gpus")
+        found[load.__name__] = play(library, folder, gpus, SECONDS, cost_s=request.param)
     return found
 
 

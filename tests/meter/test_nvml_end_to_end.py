@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from fake_library import Truth, binding, configure, run
-from virtual_gpus import BEGAN_S, play
+from virtual_gpus import BEGAN_S, SAMPLE_COST_S, play
 
 from clisonix.meter import Flag, Meter, Reason, Recorder, detect, detect_nvml
 
@@ -173,8 +173,9 @@ def test_counter_and_samples_that_disagree_are_flagged(library: Path, tmp_path: 
     played = play(library, tmp_path, [f"load steady 400\n{holes}"], 12.0)
     with_window = played.trace.readings_during([_span(1.0, 9.0)])
     assert {r.source: Flag.DISAGREE in r.flags for r in with_window} == {"nvml-counter": True, "nvml-samples": True}
-    good = play(library, tmp_path, ["load steady 400\n"], 12.0).trace.readings_during([_span(1.0, 9.0)])
-    assert [r.flags for r in good] == [(), ()]
+    for cost_s in (0.0, SAMPLE_COST_S):
+        good = play(library, tmp_path, ["load steady 400\n"], 12.0, cost_s=cost_s).trace
+        assert [r.flags for r in good.readings_during([_span(1.0, 9.0)])] == [(), ()]
 
 
 def test_samples_stand_in_for_a_counter_that_is_lost(library: Path, tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from clisonix.meter import Energy, NvmlSamples, Recorder, Series, Span, Trace, d
 from clisonix.meter.pace import Pace
 
 BEGAN_S = 1000.0
+SAMPLE_COST_S = 0.00014
+"""Of CPU time, as `scripts/bench/meter.py --only cost` finds it with one GPU of the stand-in."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,12 @@ def sensors_of(nvml: Any, truth: Truth, samples: bool = True) -> list[Any]:
 def play(
     library: Path, folder: Path, gpus: list[str], seconds: float, *, seed: int = 0, samples: bool = True,
     late_s: float = 0.0003, very_late: tuple[float, float] = (0.02, 0.03), period_s: float | None = None,
+    cost_s: float = 0.0,
 ) -> Played:  # fmt: skip
     """Let time pass with the sampling thread's pace, each sample a little late and some very late.
 
-    `very_late` is the share of those and how many seconds they are late at most.
+    `very_late` is the share of those and how many seconds they are late at most. `cost_s` is the CPU time of a
+    sample: what samples may cost in all decides how often one is taken, as it does outside of virtual time.
     """
     rng = np.random.default_rng(seed)
     config = configure(folder, gpus, BEGAN_S - 10.0)
@@ -61,6 +65,7 @@ def play(
             )
             truth.set(now_s)
             count += 1
+            pace.spent(cost_s)
             if count % 10 == 0:
                 recorder.sample()
             else:

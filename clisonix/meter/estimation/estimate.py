@@ -75,7 +75,7 @@ def estimate(timeline: Timeline, start_s: Floats, end_s: Floats) -> Estimate | N
         joules,
         joules - max(half_j, -locked_j),
         joules + max(half_j, locked_j),
-        _flags(timeline, found, start_s, end_s),
+        _flags(timeline, found, float(np.mean(pieces.gap_s)), start_s, end_s),
     )
 
 
@@ -151,14 +151,15 @@ def _locked(found: Pieces, share: Floats, which: Ints, count: int) -> float:
     return math.fsum(np.where(alone[which], reach * rise_j, 0.0).tolist())
 
 
-def _flags(timeline: Timeline, found: Pieces, start_s: Floats, end_s: Floats) -> tuple[str, ...]:
+def _flags(timeline: Timeline, found: Pieces, usual_s: float, start_s: Floats, end_s: Floats) -> tuple[str, ...]:
     flags = []
     touched = [missed for missed in timeline.missed if _covers(timeline, missed.tick, start_s, end_s)]
     if any(not missed.stuck for missed in touched):
         flags.append(Flag.RESET.value)
     if any(missed.stuck for missed in touched):
         flags.append(Flag.STUCK.value)
-    if float(found.gap_s.max()) > max(3.5 * timeline.ticks.period_s, 0.5):
+    # Where samples are dear, the meter itself leaves longer gaps.
+    if float(found.gap_s.max()) > max(3.5 * max(timeline.ticks.period_s, usual_s), 0.5):
         flags.append(Flag.GAP.value)
     return tuple(flags)
 

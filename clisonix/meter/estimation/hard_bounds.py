@@ -35,18 +35,18 @@ class Counter:
         max_power_w: the most the device can draw.
         exact: every sample is the energy at that moment.
         refresh_s: nominal time between ticks; the age that the first sample's value may have.
-        method: see `series.METHOD`. The first one overlooked a reset between a window's edge and the next tick.
+        method: see `series.METHOD`. The first one overlooked resets: between a window's edge and the next
+            tick, and two of which samples show one.
     """
 
     def __init__(
         self, t_s: Floats, joules: Floats, max_power_w: float, exact: bool, refresh_s: float | None, method: int = 2
     ) -> None:
-        self.t_s, self._max_w, self._method = t_s, max_power_w, method
+        self.t_s, self._max_w = t_s, max_power_w
         step = np.diff(joules)
         reset = step < 0
         # After a reset the counter holds what was used since, so that much at least was used in this step.
         total = np.concatenate([[0.0], np.cumsum(np.where(reset, joules[1:], step))])
-        self._resets = np.flatnonzero(reset) + 1
         ticks = np.ones(len(t_s), bool) if exact else np.concatenate([[True], step != 0])
         self._at = np.flatnonzero(ticks)
         self._value = total[self._at]
@@ -58,7 +58,16 @@ class Counter:
             self._earliest = np.concatenate([[first], t_s[self._at[1:] - 1]])
         self._centre = np.maximum.accumulate((self._earliest + self._latest) / 2)
         self._step_at = self._value[1:] - self._value[:-1]
-        self._total = total
+        since = self._earliest[(np.cumsum(ticks) - 1)[:-1]]
+        if not exact and method > 1:
+            # All that it shows could have come since the last tick: it may have been reset once more, unseen.
+            reset |= joules[1:] <= max_power_w * (t_s[1:] - since)
+        resets = np.flatnonzero(reset) + 1
+        # What was used after the last tick before a reset is not in the counter.
+        last_tick = since[resets - 1]
+        self._lost_from = t_s[resets - 1] if method == 1 else last_tick
+        self._lost_until = t_s[resets]
+        self._lost = np.maximum(max_power_w * (t_s[resets] - last_tick) - np.diff(total)[resets - 1], 0.0)
 
     @property
     def tick_gap_s(self) -> float | None:
@@ -73,12 +82,8 @@ class Counter:
         low_b, central_b, high_b = self._bounds(end_s)
         ceiling = self._max_w * (end_s - start_s)
         low, high = max(0.0, low_b - high_a), max(0.0, high_b - low_a)
-        for i in self._resets:
-            # What was used after the last tick before the reset is not in the counter.
-            before = self._earliest[np.searchsorted(self._at, i) - 1]
-            if (self.t_s[i - 1] if self._method == 1 else before) < end_s and self.t_s[i] > start_s:
-                lost = self._max_w * (self.t_s[i] - before) - (self._total[i] - self._total[i - 1])
-                high += max(0.0, float(lost))
+        touched = (self._lost_from < end_s) & (self._lost_until > start_s)
+        high += sum(self._lost[touched].tolist())
         central = max(0.0, central_b - central_a)
         # A measured tick outranks the assumed maximum power, so the ceiling never undercuts what was seen.
         high = max(min(high, ceiling), low)

@@ -32,6 +32,8 @@ SPREAD = 2.5
 ALLOWANCE_S = 0.002
 """Periods of which one leaves so much more room than the other may both be true: ticks stray."""
 FEWEST = 4
+TELLING = 8
+"""One bracket in so many, at least, must be shorter than the period. Samples taken in pairs leave one in three."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def fit_grid(earliest_s: Floats, latest_s: Floats, quiet_s: Floats, period_s: fl
         return None
     # A bracket as long as the period holds a tick wherever the grid lies.
     telling: Ints = np.flatnonzero(hi - lo < 0.98 * best_s)
-    if len(telling) < max(FEWEST, len(lo) // 3):
+    if len(telling) < max(FEWEST, len(lo) // TELLING):
         return None
     lo, hi = lo[telling], hi[telling]
     slack_s = best_s / PHASES
