@@ -31,6 +31,8 @@ class Pace:
     def __init__(self, refresh_s: float | None, period_s: float | None = None, counters: int = 1) -> None:
         self.refresh_s, self._period_s = refresh_s, period_s
         self._share = SHARE_OF_A_CORE * max(1, counters)
+        self.closely = 0
+        """How many want every tick seen, whatever that costs."""
         self._cost_s = 0.0
         self._beats = 0
         self._rest_s = 0.0
@@ -65,7 +67,7 @@ class Pace:
             if elapsed_s < until_s:
                 return every_s
         tick_s = TICK_SHARE * self.refresh_s
-        if affordable_s <= tick_s or elapsed_s < LEARNING_S:
+        if self.closely or affordable_s <= tick_s or elapsed_s < LEARNING_S:
             return tick_s * slower
         return self._pair(affordable_s) * slower
 

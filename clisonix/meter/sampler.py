@@ -42,6 +42,12 @@ class Sampler:
         self._recorder.on_demand = self.ring
         self._thread.start()
 
+    def closely(self, wanted: bool) -> None:
+        """From now on see every tick, whatever that costs, or no longer; calls are counted."""
+        self._pace.closely += 1 if wanted else -1
+        if wanted:
+            self.ring()
+
     def ring(self) -> None:
         """Ask for a sample now."""
         with contextlib.suppress(RuntimeError):  # it has been rung already and not been heard yet
@@ -73,6 +79,8 @@ class Sampler:
             if self._stopping:
                 return
             now_s = time.perf_counter()
+            if rung and not self._pace.fixed:
+                due_s = min(due_s, now_s)
             current = rung or self._pace.fixed or now_s >= current_due_s
             if current:
                 current_due_s = now_s + min(max((now_s - began_s) / 100, 0.1), 1.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -180,8 +180,21 @@ def test_a_module_takes_what_it_takes_alone() -> None:
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_every_tick_is_sampled_while_a_model_is_attributed(fails: bool) -> None:
+    model = nn.Linear(4, 4)
+    with Meter([CpuTimeModel()]) as meter:
+        assert meter._sampler is not None
+        pace = meter._sampler._pace
+        with suppress(ZeroDivisionError), meter.attribute(model):
+            model(torch.ones(1, 4))
+            assert pace.closely == 1
+            1 / (not fails)
+        assert pace.closely == 0
+
+
 def test_on_a_gpu_modules_get_what_the_power_trace_shows_in_their_time(library: Path, tmp_path: Path) -> None:
-    # 0.4 s at 600 W, then 0.6 s at 100 W: "heavy" runs in the first part.
+    # 0.4 s at 600 W, then 0.6 s at 100 W: "heavy" runs in the first part. Every tick is sampled, as when attributing.
     played = play(library, tmp_path, ["load phases 600 0.4 100 0.6\nphase_s 0.02"], 20.0)
     pieces, moments = [], []
     for k in range(10):

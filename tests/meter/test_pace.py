@@ -33,6 +33,16 @@ def test_dear_samples_become_rare_but_still_pin_down_ticks(cost_s: float) -> Non
     assert gaps(pace, 4, LEARNING_S / 2).max() < 0.1
 
 
+def test_who_looks_closely_sees_every_tick_whatever_samples_cost() -> None:
+    pace = Pace(0.1)
+    for _ in range(100):
+        pace.spent(400e-6)
+    pace.closely += 1
+    assert gaps(pace, 20).max() < 0.1
+    pace.closely -= 1
+    assert gaps(pace, 20).max() > 0.5
+
+
 def test_one_slow_sample_changes_little() -> None:
     pace = Pace(0.1)
     for _ in range(100):

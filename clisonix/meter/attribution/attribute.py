@@ -107,6 +107,8 @@ class Attribution:
                 module.register_forward_pre_hook(self._before, prepend=True, with_kwargs=True),
                 module.register_forward_hook(self._after, always_call=True),
             ]
+        self._detail = self._meter.closely()
+        self._detail.__enter__()
         self._window = self._meter.window(WINDOW, sync=self._timer.unit == "GPU time")
         self._window.__enter__()
         self._active = True
@@ -122,6 +124,7 @@ class Attribution:
         for handle in self._handles:
             handle.remove()
         self._window.__exit__(kind, error, trace)
+        self._detail.__exit__(None, None, None)
         if error is None:
             self._share(self._timer)
 

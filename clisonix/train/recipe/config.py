@@ -26,6 +26,8 @@ class _Part(Strict):
 class FactorsPart(_Part):
     """Weights are products of two thin factors from the first step, at most `budget` of the dense weights' bytes.
 
+    Off unless asked for: it makes the model small, and costs accuracy.
+
     `init`: `spectral` takes the leading singular triples of a dense random weight, at the size it had; `random`
     draws both factors.
     """
@@ -90,10 +92,10 @@ def _named(value: Any) -> Any:  # noqa: ANN401
 
 
 class RecipeConfig(Strict):
-    """How to train with less. Each part can be switched off: `tokens: false`."""
+    """How to train with less. Each part can be switched off, `tokens: false`, or on, `factors: true`."""
 
     name: Literal["green"]
-    factors: Annotated[FactorsPart, BeforeValidator(_switch)] = FactorsPart()
+    factors: Annotated[FactorsPart, BeforeValidator(_switch)] = FactorsPart(use=False)
     optimizer: Annotated[OptimizerPart, BeforeValidator(_switch)] = OptimizerPart()
     tokens: Annotated[TokensPart, BeforeValidator(_switch)] = TokensPart()
     lengths: Annotated[LengthsPart, BeforeValidator(_switch)] = LengthsPart(use=False)
