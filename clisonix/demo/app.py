@@ -6,7 +6,7 @@ import base64
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -14,17 +14,20 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from clisonix.demo.guard import Guard, Seal
+from clisonix.demo.later import Later
 from clisonix.demo.listing import DAMAGED, damage, describe, run_folders
-from clisonix.demo.shrink_room import ShrinkRoom
-from clisonix.demo.weave_room import WeaveRoom
+from clisonix.demo.whatif import what_if
 from clisonix.errors import ClisonixError
-from clisonix.meter.comparing.compare import compare
-from clisonix.meter.reporting.report import render_html
+from clisonix.meter.recording.record import read_record
 from clisonix.meter.words import quantity, signed
+
+if TYPE_CHECKING:
+    from clisonix.demo.shrink_room import ShrinkRoom
+    from clisonix.demo.weave_room import WeaveRoom
 
 HERE = Path(__file__).parent
 T = TypeVar("T")
@@ -41,22 +44,43 @@ STATIC = {
     "plot.js": "text/javascript",
     "weave.js": "text/javascript",
     "shrink.js": "text/javascript",
+    "whatif.js": "text/javascript",
     "icon.svg": "image/svg+xml",
 }
 """What pages load, and nothing else can be asked for."""
+ROOM_OF = {"weave.html": "Weave", "shrink.html": "Shrink", "account.html": "Account", "whatif.html": "Account"}
 
 
 def build_app(root: Path | None, token: str, data: Path | None = None) -> Starlette:
     """The application; see `create_app`."""
     style = (HERE / "style.css").read_text(encoding="utf-8")
     pages = Pages(root, style)
+
+    def make_weave() -> WeaveRoom:
+        from clisonix.demo.weave_room import WeaveRoom
+
+        return WeaveRoom(data, pages.page)
+
+    def make_shrink() -> ShrinkRoom:
+        from clisonix.demo.shrink_room import ShrinkRoom
+
+        return ShrinkRoom(data, pages.page)
+
+    weave, shrink = Later(make_weave), Later(make_shrink)
     app = Starlette(
         routes=[
             Route("/static/{name}", _static),
             Route("/favicon.ico", _icon),
-            *WeaveRoom(data, pages.page).routes,
-            *ShrinkRoom(data, pages.page).routes,
+            weave.route("/weave", "show"),
+            weave.route("/weave/stream", "stream"),
+            weave.route("/weave/change/{session}", "change", ["POST"]),
+            shrink.route("/shrink", "show"),
+            shrink.route("/shrink/state", "state"),
+            shrink.route("/shrink/point", "point"),
+            shrink.route("/shrink/want", "want", ["POST"]),
             Route("/", pages.account),
+            Route("/what-if", pages.what_if),
+            Route("/what-if/figures", pages.what_if_figures),
             Route("/run/{key:path}", pages.run),
             Route("/report/{key:path}", pages.report),
             Route("/compare", pages.comparison),
@@ -65,6 +89,8 @@ def build_app(root: Path | None, token: str, data: Path | None = None) -> Starle
         exception_handlers={HTTPException: _plain},
     )
     app.router.redirect_slashes = False
+
+    app.state.warm = (lambda: weave.room().warm(), lambda: shrink.room().warm())
     return app
 
 
@@ -105,6 +131,25 @@ class Pages:
         entries = [describe(key, folder) for key, folder in self._folders().items()]
         return self.page("account.html", entries=entries, folder=None if self._root is None else str(self._root))
 
+    def what_if(self, request: Request) -> Response:
+        """A page of its own: the others run no script, since they show what records hold."""
+        entries = (describe(key, folder) for key, folder in self._folders().items())
+        keys = [entry.key for entry in entries if not entry.problem]
+        return self.page("whatif.html", scripts=("plot.js", "whatif.js"), keys=keys)
+
+    def what_if_figures(self, request: Request) -> Response:
+        """What a run would cost elsewhere and with use added, as JSON."""
+        query = request.query_params
+        key, folder = self._chosen(query.get("run", ""))
+        try:
+            pue, inferences = float(query.get("pue", "1")), int(query.get("inferences", "0"))
+        except ValueError:
+            return JSONResponse({"problem": "the PUE or the number of inferences is no number: send both"}, 400)
+        found = _readable(key, lambda: what_if(read_record(folder), query.get("place", ""), pue, inferences))
+        if isinstance(found, Problem):
+            return JSONResponse({"problem": found.sentence}, 400)
+        return JSONResponse(found)
+
     def run(self, request: Request) -> Response:
         """One run: its line and its report."""
         key, folder = self._chosen(request.path_params["key"])
@@ -112,6 +157,8 @@ class Pages:
 
     def report(self, request: Request) -> Response:
         """The report of a run, as a document of its own."""
+        from clisonix.meter.reporting.report import render_html
+
         key, folder = self._chosen(request.path_params["key"])
         content = _readable(key, lambda: render_html(folder))
         if isinstance(content, Problem):
@@ -120,6 +167,8 @@ class Pages:
 
     def comparison(self, request: Request) -> Response:
         """Two runs side by side."""
+        from clisonix.meter.comparing.compare import compare
+
         title = "Comparison"
         names = [request.query_params.get(side) for side in ("a", "b")]
         if names[0] is None or names[1] is None:
@@ -144,7 +193,12 @@ class Pages:
         self, template: str, *, policy: str | None = None, scripts: tuple[str, ...] = (), **values: object
     ) -> Response:
         """A page from its template; one with scripts has the policy that lets them run."""
-        here = {"weave.html": "Weave", "shrink.html": "Shrink", "account.html": "Account"}.get(template)
+        here = {
+            "weave.html": "Weave",
+            "shrink.html": "Shrink",
+            "account.html": "Account",
+            "whatif.html": "Account",
+        }.get(template)
         text = self._templates.get_template(template).render(scripts=scripts, here=here, **values)
         return _html(text, self._live_policy if scripts else policy)
 

@@ -50,6 +50,7 @@ class Bench:
         self._tasks: deque[Task] = deque()
         self._points: dict[Task, dict[str, Any]] = {}
         self._plans: dict[Task, dict[str, Any]] = {}
+        self._current: Task | None = None
         self._doing: tuple[Task, str, int, int, float] | None = None
         self._models: dict[str, nn.Module] = {}
         self._dense: dict[tuple[str, str], Tensor] = {}
@@ -87,7 +88,9 @@ class Bench:
         rest = sorted(shares, key=lambda share: abs(share - task.share))
         with self._wake:
             # Whoever chose something else does not wait for what was chosen before.
-            self._tasks = deque(t for t in (task._replace(share=s) for s in rest) if t not in self._points)
+            # What is being made is not made again: a point that was shown would get other times.
+            wanted = (task._replace(share=share) for share in rest)
+            self._tasks = deque(t for t in wanted if t not in self._points and t != self._current)
             if self._worker is None:
                 self._worker = threading.Thread(target=self._work, name="clisonix-demo", daemon=True)
                 self._worker.start()
@@ -133,7 +136,7 @@ class Bench:
             with self._wake:
                 while not self._tasks:
                     self._wake.wait()
-                task = self._tasks.popleft()
+                task = self._current = self._tasks.popleft()
             try:
                 found = self._make(task)
             except ClisonixError as error:
@@ -141,7 +144,7 @@ class Bench:
             except (RuntimeError, MemoryError) as error:  # torch's own: the page must not wait for ever
                 found = {"summary": {"problem": f"this did not work ({type(error).__name__}: {error})"}}
             with self._wake:
-                self._points[task], self._doing = found, None
+                self._points[task], self._doing, self._current = found, None, None
 
     def _make(self, task: Task) -> dict[str, Any]:
         since = time.monotonic()

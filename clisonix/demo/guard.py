@@ -14,7 +14,9 @@ HOSTS = ("127.0.0.1", "localhost")
 # The cookie is only sent on requests that our own pages cause, and after a redirect the browser still counts
 # the page that linked here as the cause. So the first answer is a page of ours that moves on by itself.
 _ENTRANCE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Clisonix</title>
-<p><a href="/weave">Open Clisonix</a></p></html>"""
+<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
+<h1>Clisonix</h1><p>Getting the signals ready. <a href="/weave">Open Clisonix</a></p></html>"""
+"""Stands on the screen until the first room is ready."""
 
 
 class Guard:

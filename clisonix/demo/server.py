@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import secrets
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
 
 ADDRESS = "127.0.0.1"
+PAUSE_S = 2.0
 
 
 def create_app(runs_folder: Path | None, token: str, data: Path | None = None) -> Starlette:
@@ -55,6 +58,8 @@ def serve(runs_folder: Path | None, port: int = 0, open_browser: bool = False, d
     """
     token = secrets.token_urlsafe(32)
     app = create_app(runs_folder, token, data)
+    # The rooms need torch, whose import takes seconds: it begins now, and what is asked meanwhile waits for it.
+    threading.Thread(target=_warm, args=(app,), name="clisonix-demo-warm", daemon=True).start()
     with _extra():
         import uvicorn
 
@@ -87,6 +92,15 @@ def serve(runs_folder: Path | None, port: int = 0, open_browser: bool = False, d
         )
         with suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listener])
+
+
+def _warm(app: Starlette) -> None:
+    # What goes wrong here goes wrong again for whoever asks, and is told there.
+    for warm in app.state.warm:
+        with suppress(Exception):
+            warm()
+        # Whoever sees the first room has the processor to themselves until its picture moves.
+        time.sleep(PAUSE_S)
 
 
 @contextmanager

@@ -9,7 +9,6 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
 from clisonix.demo.bench import FIRST, OBJECTIVES, Bench, Task
 from clisonix.demo.body import small_json
@@ -31,15 +30,9 @@ class ShrinkRoom:
         self.bench = Bench(root)
         self._page = page
 
-    @property
-    def routes(self) -> list[Route]:
-        """The addresses."""
-        return [
-            Route("/shrink", self.show),
-            Route("/shrink/state", self.state),
-            Route("/shrink/point", self.point),
-            Route("/shrink/want", self.want, methods=["POST"]),
-        ]
+    def warm(self) -> None:
+        """Find models and speech before somebody waits for them."""
+        _ = self.bench.trackers, self.bench.speech
 
     async def show(self, request: Request) -> Response:
         """The page."""

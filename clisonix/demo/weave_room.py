@@ -14,7 +14,6 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
 
 from clisonix.demo.body import small_json
 from clisonix.demo.material import GENERATED, Shelf, bring, stock
@@ -41,14 +40,9 @@ class WeaveRoom:
         self._lock = threading.Lock()
         self._stocked: Shelf | None = None
 
-    @property
-    def routes(self) -> list[Route]:
-        """The addresses."""
-        return [
-            Route("/weave", self.show),
-            Route("/weave/stream", self.stream),
-            Route("/weave/change/{session}", self.change, methods=["POST"]),
-        ]
+    def warm(self) -> None:
+        """Look through the recordings before somebody waits for it."""
+        self._shelf()
 
     async def show(self, request: Request) -> Response:
         """The page."""

@@ -178,3 +178,31 @@ def test_account_and_all_rooms_are_reached_by_keyboard(visit: Visit) -> None:
         assert page.inner_text("nav [aria-current]") == room
     assert visit.value("data.energy") == 1234.5
     visit.done()
+
+
+def test_what_if_tells_the_numbers_of_the_program(visit: Visit) -> None:
+    page = visit.page
+    page.goto(visit.base + "what-if")
+    page.fill("#what-place", "FRA")
+    page.focus("#what-pue")
+    for _ in range(4):
+        page.keyboard.press("ArrowRight")
+    page.wait_for_selector("data.what-all-in")
+    visit.wait("document.body.dataset.told === '[0,1.2]'")
+    found = page.evaluate("fetch('/what-if/figures?run=dense&place=FRA&pue=1.2&inferences=0').then(r => r.json())")
+    assert visit.value("data.what-training") == found["training"]["joules"] == 1234.5
+    assert visit.value("data.what-grams") == found["carbon"]["grams"]
+    assert (
+        visit.value("data.what-all-in") == found["all_in"]["grams"] == pytest.approx(1.2 * found["carbon"]["grams"])
+    )
+    assert str(found["carbon"]["year"]) in page.inner_text("#what-source")
+    # This run measured no evaluation: there is a reason and no number.
+    page.focus("#what-count")
+    page.keyboard.press("End")
+    page.wait_for_selector("data.what-use")
+    assert page.get_attribute("data.what-use", "value") == ""
+    assert page.get_attribute("data.what-grams", "value") == ""
+    page.fill("#what-place", "Atlantis")
+    visit.wait("document.getElementById('what-problem').textContent.includes('Atlantis')")
+    assert page.locator("data.what-grams").count() == 0
+    visit.done()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -139,6 +141,31 @@ def test_a_larger_budget_keeps_more_and_known_points_answer_at_once(bench: Bench
     for clip in bench.speech.clips:
         bench.point(Task("stand-in", "bytes", 0.5), clip.name)
     assert time.monotonic() - begin < 1
+
+
+def test_a_point_that_is_being_made_is_not_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_module, "OBJECTIVES", {"bytes": (0.5,)})
+    made, task = Bench(None), Task("stand-in", "bytes", 0.5)
+    begun, go_on, seen = threading.Event(), threading.Event(), []
+
+    def make(task: Task) -> dict[str, Any]:
+        seen.append(task)
+        begun.set()
+        assert go_on.wait(60)
+        return {"summary": {"number": len(seen)}}
+
+    monkeypatch.setattr(made, "_make", make)
+    made.want(task)
+    assert begun.wait(60)
+    made.want(task)
+    assert made.state("stand-in", "bytes")["left"] == 0
+    go_on.set()
+    end = time.monotonic() + 60
+    while not made.state("stand-in", "bytes")["points"]:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    made.want(task)
+    assert seen == [task]
 
 
 def test_a_budget_out_of_reach_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

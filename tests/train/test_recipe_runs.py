@@ -203,7 +203,10 @@ def test_a_spectral_start_has_the_leading_directions() -> None:
         (["recipe=green", "recipe.tokns=false"], "unknown key 'recipe.tokns'; did you mean 'tokens'"),
         (["recipe=green", "recipe.tokens.keep=0"], "recipe.tokens.keep: input should be greater than 0"),
         (["recipe=green", "recipe.stop.alpha=2"], "recipe.stop.alpha: input should be less than 1"),
-        (["recipe={name: green, factors: true}", "compress={budget: 0.3}"], "compress and recipe.factors both make the model small"),
+        (
+            ["recipe={name: green, factors: true}", "compress={budget: 0.3}"],
+            "compress and recipe.factors both make the model small",
+        ),
     ],
 )
 def test_mistakes_in_a_recipe_are_one_sentence(overrides: list[str], sentence: str) -> None:
