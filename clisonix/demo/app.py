@@ -193,12 +193,7 @@ class Pages:
         self, template: str, *, policy: str | None = None, scripts: tuple[str, ...] = (), **values: object
     ) -> Response:
         """A page from its template; one with scripts has the policy that lets them run."""
-        here = {
-            "weave.html": "Weave",
-            "shrink.html": "Shrink",
-            "account.html": "Account",
-            "whatif.html": "Account",
-        }.get(template)
+        here = ROOM_OF.get(template)
         text = self._templates.get_template(template).render(scripts=scripts, here=here, **values)
         return _html(text, self._live_policy if scripts else policy)
 

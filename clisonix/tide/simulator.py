@@ -17,14 +17,7 @@ __all__ = ["HUB", "RIVAL", "Fault", "Outcome", "Scenario", "Simulator"]
 
 
 class Simulator(World):
-    """Drives one scenario to its end.
-
-    Args:
-        scenario: what to simulate.
-
-    Raises:
-        ClisonixError: from `run`, when a law is broken or the group is stuck; the message gives the seed.
-    """
+    """The world in which faults strike; see `World`."""
 
     def strike(self, fault: Fault) -> None:
         """Let something go wrong."""

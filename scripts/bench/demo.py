@@ -53,11 +53,6 @@ SLIDE = """async (step) => {
   await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
   return (performance.now() - begin) / 1000;
 }"""
-MOVE = """(step) => {
-  const slider = document.getElementById('budget');
-  slider.value = Number(slider.value) + step;
-  slider.dispatchEvent(new Event('input'));
-}"""
 
 
 class Running(NamedTuple):
@@ -221,7 +216,7 @@ def main() -> None:
             results["tabs"] = tabs(browser, given.data, given.tabs)
         browser.close()
     for name, result in results.items():
-        print(json.dumps({name: {k: v for k, v in result.items() if not k.startswith("samples")}}))
+        print(json.dumps({name: result}))
     if given.out is not None:
         keep(given.out, results, load_before, versions)
 
