@@ -21,6 +21,7 @@ from torch.autograd.function import FunctionCtx
 from clisonix.errors import ClisonixError, nearest
 from clisonix.kernels import planes
 from clisonix.kernels.planes import Layout, Operators
+from clisonix.kernels.planes_reference import by_row, row_count
 
 Backend = Literal["triton", "cuda"]
 BACKENDS = ("triton", "cuda")
@@ -123,11 +124,12 @@ def _rows(x: Tensor) -> Tensor:
 def _packed(scales: Tensor, packed: Tensor, n: int, group: int, step: int, offset: int) -> Any:  # noqa: ANN401
     from clisonix.kernels.planes_triton import Packed
 
-    columns = scales.reshape(packed.shape[-2], -1).contiguous()
+    columns = scales.reshape(row_count(packed), -1).contiguous()
     return Packed(_three(packed), columns, n, max(group, 1), step, offset)
 
 
 def _three(packed: Tensor) -> Tensor:
+    packed = by_row(packed)
     return (packed if packed.ndim == 3 else packed[None]).contiguous()
 
 

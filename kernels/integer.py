@@ -11,7 +11,7 @@ from torch import Tensor
 
 from clisonix.errors import ClisonixError
 from clisonix.kernels.planes import Backend, Layout, packed_matmul, packed_matmul_t
-from clisonix.kernels.planes_reference import pack_bits, unpack_codes
+from clisonix.kernels.planes_reference import by_row, pack_bits, unpack_codes
 
 __all__ = ["integer_dense", "integer_matmul", "integer_matmul_t", "pack_codes", "unpack_codes"]
 
@@ -36,7 +36,7 @@ def pack_codes(codes: Tensor, bits: int) -> Tensor:
 
 def integer_dense(planes: Tensor, scales: Tensor, n: int, group: int, offset: int) -> Tensor:
     """The entries `(m, n)` in the dtype of `scales`, differentiable in them."""
-    levels = unpack_codes(planes, n).to(scales.dtype) - offset
+    levels = unpack_codes(by_row(planes), n).to(scales.dtype) - offset
     return levels * scales.repeat_interleave(group, dim=1)[:, :n]
 
 

@@ -11,6 +11,10 @@ from torch import Tensor
 # Rows are unpacked in blocks of at most about this many entries: 4 MB of float32, which stays in cache.
 BLOCK_ENTRIES = 1 << 20
 
+ROWS_OF_TILE = 32
+TILED = 4
+"""Dimensions of tiled planes."""
+
 
 def pack_bits(bits: Tensor) -> Tensor:
     """Pack zeros and ones `(m, n)` of any type into uint8 `(m, ceil(n / 8))`."""
@@ -32,8 +36,25 @@ def unpack_codes(planes: Tensor, n: int) -> Tensor:
     return codes
 
 
+def tile(planes: Tensor) -> Tensor:
+    """Planes `(bits, m, bytes)` as tiles `(bits, m / 32, bytes, 32)`: byte `k` of 32 rows, then the next."""
+    bits, m, size = planes.shape
+    return planes.reshape(bits, m // ROWS_OF_TILE, ROWS_OF_TILE, size).mT.contiguous()
+
+
+def by_row(planes: Tensor) -> Tensor:
+    """Planes whose bytes of a row lie together, `(bits, m, bytes)`: what `tile` was given, or `planes` itself."""
+    return planes.mT.flatten(1, 2) if planes.ndim == TILED else planes
+
+
+def row_count(planes: Tensor) -> int:
+    """How many rows planes of either kind have."""
+    return planes.shape[1] * planes.shape[3] if planes.ndim == TILED else planes.shape[-2]
+
+
 def matmul(x: Tensor, scales: Tensor, planes: Tensor, n: int, group: int, step: int, offset: int) -> Tensor:
     """`x @ entries.T`, as `clisonix.kernels.planes.packed_matmul`."""
+    planes = by_row(planes)
     with torch.autocast(x.device.type, enabled=False):
         rows, m, dtype = _rows(x), planes.shape[-2], _wide(x)
         out = rows.new_empty(rows.shape[0], m)
@@ -46,6 +67,7 @@ def matmul(x: Tensor, scales: Tensor, planes: Tensor, n: int, group: int, step: 
 
 def matmul_t(x: Tensor, scales: Tensor, planes: Tensor, n: int, group: int, step: int, offset: int) -> Tensor:
     """`x @ entries`, as `clisonix.kernels.planes.packed_matmul_t`."""
+    planes = by_row(planes)
     with torch.autocast(x.device.type, enabled=False):
         rows, dtype = _rows(x), _wide(x)
         out = rows.new_empty(rows.shape[0], n)
@@ -64,6 +86,7 @@ def scale_sums(left: Tensor, right: Tensor, planes: Tensor, n: int, group: int, 
 
     Shapes `(..., m), (..., n)` to `(m, ceil(n / group))`, in float32 for halves.
     """
+    planes = by_row(planes)
     with torch.autocast(left.device.type, enabled=False):
         rows_left, rows_right, dtype, groups = _rows(left), _rows(right), _wide(left), -(-n // group)
         wide = torch.promote_types(left.dtype, torch.float32)

@@ -132,12 +132,12 @@ def exportable(matrix: Matrix) -> Matrix:
         case Dense() | Diagonal():
             return matrix
         case Integer():
-            codes = (unpack_codes(matrix.planes, matrix.columns).short() - matrix.offset).to(torch.int8)
+            codes = (unpack_codes(matrix.by_row(), matrix.columns).short() - matrix.offset).to(torch.int8)
             if matrix.group >= matrix.columns:
                 return Dequantised(codes, matrix.scales.flatten(), 0)
             return Dequantised(codes, matrix.scales, matrix.group)
         case Binary():
-            return Dequantised(unpack_signs(matrix.packed, matrix.columns).to(torch.int8), matrix.scales, 0)
+            return Dequantised(unpack_signs(matrix.by_row(), matrix.columns).to(torch.int8), matrix.scales, 0)
         case LowRank() if matrix.packed:
             return LowRank(*map(exportable, matrix.factors))
         case LowRank():

@@ -38,7 +38,7 @@ class LatentInteger(Latent):
     @torch.no_grad()
     def of(cls, matrix: Integer) -> LatentInteger:
         """The levels of `matrix`, with its scales shared."""
-        levels = unpack_codes(matrix.planes, matrix.columns).to(matrix.dtype) - matrix.offset
+        levels = unpack_codes(matrix.by_row(), matrix.columns).to(matrix.dtype) - matrix.offset
         return cls(levels, matrix.scales, matrix.bits, matrix.group)
 
     @torch.no_grad()

@@ -23,6 +23,7 @@ from clisonix.liam.solve import solve
 from clisonix.liam.sparse import Sparse
 from clisonix.liam.svd import svd_compress, whitened_svd
 from clisonix.liam.thin import recompress
+from clisonix.liam.tiled import tile_
 
 __all__ = [
     "Batch",
@@ -57,6 +58,7 @@ __all__ = [
     "simplify",
     "solve",
     "svd_compress",
+    "tile_",
     "unpack",
     "whitened_svd",
 ]

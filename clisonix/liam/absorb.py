@@ -145,9 +145,9 @@ def take(matrix: Matrix, rows: Selection, columns: Selection) -> Matrix | None:
         case LowRank():
             return LowRank(_own(matrix.left, rows, 0), _own(matrix.right, columns, 1))
         case Binary() if all_columns:
-            return _with(matrix, packed=_own(matrix.packed, rows, 0), scales=_own(matrix.scales, rows, 0))
+            return _with(matrix, packed=_own(matrix.by_row(), rows, 0), scales=_own(matrix.scales, rows, 0))
         case Integer() if all_columns:
-            return _with(matrix, planes=_own(matrix.planes, rows, 1), scales=_own(matrix.scales, rows, 0))
+            return _with(matrix, planes=_own(matrix.by_row(), rows, 1), scales=_own(matrix.scales, rows, 0))
         case Latent() if all_columns:
             return _with(matrix, latent=_own(matrix.latent, rows, 0), scales=_own(matrix.scales, rows, 0))
         case SemiSparse() if all_columns:

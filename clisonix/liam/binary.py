@@ -9,13 +9,14 @@ from torch import Tensor
 
 from clisonix.errors import ClisonixError
 from clisonix.kernels.binary import binary_matmul, binary_matmul_t, pack_signs, unpack_signs
-from clisonix.liam.matrix import Matrix, as_parameter, check_dense_float, check_finite, check_size
+from clisonix.liam.matrix import as_parameter, check_dense_float, check_finite, check_size
+from clisonix.liam.tiled import Packed
 
 if TYPE_CHECKING:
     from clisonix.liam.latent import LatentBinary
 
 
-class Binary(Matrix):
+class Binary(Packed):
     """`diag(scales) @ signs`, with the signs packed eight to a byte.
 
     The scales learn; the signs are fixed. Products unpack no more than a small part at a time.
@@ -26,6 +27,7 @@ class Binary(Matrix):
         columns: `n`, which the packed bytes alone do not tell.
     """
 
+    BITS = "packed"
     packed: Tensor
 
     def __init__(self, packed: Tensor, scales: Tensor, columns: int) -> None:
@@ -73,5 +75,12 @@ class Binary(Matrix):
 
         return LatentBinary.of(self)
 
+    def by_row(self) -> Tensor:
+        return super().by_row()[0] if self.is_tiled else self.packed
+
+    def bits_of(self, rows: Tensor) -> Tensor:
+        found = super().bits_of(rows)
+        return found[0] if self.is_tiled else found
+
     def dense(self) -> Tensor:
-        return unpack_signs(self.packed, self.columns, self.scales.dtype) * self.scales[:, None]
+        return unpack_signs(self.by_row(), self.columns, self.scales.dtype) * self.scales[:, None]

@@ -9,13 +9,14 @@ from torch import Tensor
 
 from clisonix.errors import ClisonixError
 from clisonix.kernels.integer import integer_dense, integer_matmul, integer_matmul_t, pack_codes
-from clisonix.liam.matrix import Matrix, as_parameter, check_dense_float, check_finite, check_size
+from clisonix.liam.matrix import as_parameter, check_dense_float, check_finite, check_size
+from clisonix.liam.tiled import Packed
 
 if TYPE_CHECKING:
     from clisonix.liam.latent import LatentTernary
 
 
-class Integer(Matrix):
+class Integer(Packed):
     """`scales[i, j // group] * level[i, j]` with levels from `-2**(bits-1)` to `2**(bits-1) - 1`.
 
     The scales learn; the levels are fixed. Products unpack no more than a small part at a time.
@@ -27,6 +28,7 @@ class Integer(Matrix):
         group: columns that share a scale.
     """
 
+    BITS = "planes"
     planes: Tensor
 
     def __init__(self, planes: Tensor, scales: Tensor, columns: int, group: int) -> None:

@@ -116,7 +116,7 @@ class LatentBinary(Latent):
     @torch.no_grad()
     def of(cls, matrix: Binary) -> LatentBinary:
         """The signs of `matrix`, all equally sure, with its scales shared."""
-        signs = unpack_signs(matrix.packed, matrix.columns, matrix.dtype)
+        signs = unpack_signs(matrix.by_row(), matrix.columns, matrix.dtype)
         return cls(START * signs, matrix.scales)
 
     @torch.no_grad()
@@ -159,7 +159,7 @@ class LatentTernary(Latent):
     @torch.no_grad()
     def of(cls, matrix: Ternary) -> LatentTernary:
         """The levels of `matrix`, all equally sure, with its scales shared."""
-        levels = unpack_codes(matrix.planes, matrix.columns).to(matrix.dtype) - 1
+        levels = unpack_codes(matrix.by_row(), matrix.columns).to(matrix.dtype) - 1
         return cls(START * levels, matrix.scales)
 
     @torch.no_grad()

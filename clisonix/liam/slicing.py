@@ -139,10 +139,10 @@ def _forward(matrix: Matrix, x: Tensor, rows: Selection, columns: Selection) -> 
         case Transpose():
             return _adjoint(matrix.inner, x, columns, rows)
         case Binary() if not is_all(rows, matrix.shape[0]):
-            packed, scales = pick(matrix.packed, rows, 0).contiguous(), pick(matrix.scales, rows, 0)
+            packed, scales = pick(matrix.by_row(), rows, 0).contiguous(), pick(matrix.scales, rows, 0)
             return binary_matmul(put(x, columns, matrix.columns), packed, scales, matrix.columns)
         case Integer() if not is_all(rows, matrix.shape[0]):
-            planes, scales = pick(matrix.planes, rows, 1).contiguous(), pick(matrix.scales, rows, 0)
+            planes, scales = pick(matrix.by_row(), rows, 1).contiguous(), pick(matrix.scales, rows, 0)
             wide = put(x, columns, matrix.columns)
             return integer_matmul(wide, planes, scales, matrix.columns, matrix.group, matrix.offset)
     return pick(matrix(put(x, columns, matrix.shape[1])), rows, -1)
@@ -170,10 +170,10 @@ def _adjoint(matrix: Matrix, x: Tensor, rows: Selection, columns: Selection) -> 
         case Transpose():
             return _forward(matrix.inner, x, columns, rows)
         case Binary() if not is_all(rows, matrix.shape[0]):
-            packed, scales = pick(matrix.packed, rows, 0).contiguous(), pick(matrix.scales, rows, 0)
+            packed, scales = pick(matrix.by_row(), rows, 0).contiguous(), pick(matrix.scales, rows, 0)
             return pick(binary_matmul_t(x, packed, scales, matrix.columns), columns, -1)
         case Integer() if not is_all(rows, matrix.shape[0]):
-            planes, scales = pick(matrix.planes, rows, 1).contiguous(), pick(matrix.scales, rows, 0)
+            planes, scales = pick(matrix.by_row(), rows, 1).contiguous(), pick(matrix.scales, rows, 0)
             whole = integer_matmul_t(x, planes, scales, matrix.columns, matrix.group, matrix.offset)
             return pick(whole, columns, -1)
     return pick(matrix.adjoint(put(x, rows, matrix.shape[0])), columns, -1)

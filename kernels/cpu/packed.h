@@ -1,7 +1,9 @@
 // What the kernels for packed weights are given: plain pointers and sizes.
 //
 // Entry (i, j) of a matrix is scales[i, j / group] * (step * code[i, j] - offset), and bit p of a code is bit
-// j % 8 of byte j / 8 of row i of plane p. Bits past the last column are never used.
+// j % 8 of byte j / 8 of row i of plane p. Bits past the last column are never used. In memory either the bytes of a row
+// lie together, or planes are tiled: byte k of each row of a tile, then the next byte. Looking up sums takes tiles as they
+// are; other rows are turned first.
 #pragma once
 
 #include <algorithm>
@@ -50,14 +52,21 @@ struct Floats {
   }
 };
 
+constexpr int64_t ROWS_OF_TILE = 32;
+
 struct Weights {
-  const uint8_t* planes;  // (bits, m, row_bytes)
+  const uint8_t* planes;  // (bits, m, row_bytes), or (bits, m / ROWS_OF_TILE, row_bytes, ROWS_OF_TILE)
+  bool tiled;
   int64_t bits, m, n, row_bytes;
   Floats scales;  // (m, groups)
   int64_t group, groups;
   float step, offset;
 
-  const uint8_t* row(int64_t plane, int64_t i) const { return planes + (plane * m + i) * row_bytes; }
+  const uint8_t* byte(int64_t plane, int64_t i, int64_t at) const {
+    const uint8_t* start = planes + plane * m * row_bytes;
+    if (!tiled) return start + i * row_bytes + at;
+    return start + i / ROWS_OF_TILE * ROWS_OF_TILE * row_bytes + at * ROWS_OF_TILE + i % ROWS_OF_TILE;
+  }
 };
 
 // adjoint: y (batch, n) = x (batch, m) @ entries; otherwise y (batch, m) = x (batch, n) @ entries.T.

@@ -73,10 +73,11 @@ struct Layout {
 Job job_of(const Tensor& planes, const Tensor& scales, const Layout& layout) {
   Job job{};
   job.w.planes = planes.const_data_ptr<uint8_t>();
+  job.w.tiled = planes.dim() == 4;
   job.w.bits = planes.dim() == 2 ? 1 : planes.size(0);
-  job.w.m = planes.size(-2);
+  job.w.m = job.w.tiled ? planes.size(1) * planes.size(3) : planes.size(-2);
   job.w.n = layout.n;
-  job.w.row_bytes = planes.size(-1);
+  job.w.row_bytes = planes.size(job.w.tiled ? 2 : -1);
   job.w.group = layout.group;
   job.w.groups = (layout.n + layout.group - 1) / layout.group;
   job.w.step = static_cast<float>(layout.step);
@@ -87,9 +88,11 @@ Job job_of(const Tensor& planes, const Tensor& scales, const Layout& layout) {
 
 // A wrong size would read outside of the tensors; torch.ops can be called by anyone.
 void check(const Tensor& planes, const Layout& layout) {
-  TORCH_CHECK(planes.scalar_type() == at::kByte && (planes.dim() == 2 || planes.dim() == 3) && layout.n >= 0 &&
-                  layout.group >= 1 && planes.size(-1) == (layout.n + 7) / 8 &&
-                  (planes.dim() == 2 || (1 <= planes.size(0) && planes.size(0) <= 8)),
+  const int64_t dim = planes.dim();
+  TORCH_CHECK(planes.scalar_type() == at::kByte && 2 <= dim && dim <= 4 && layout.n >= 0 && layout.group >= 1 &&
+                  planes.size(dim == 4 ? 2 : -1) == (layout.n + 7) / 8 &&
+                  (dim == 2 || (1 <= planes.size(0) && planes.size(0) <= 8)) &&
+                  (dim != 4 || planes.size(3) == clisonix::ROWS_OF_TILE),
               "planes of shape ", planes.sizes(), " do not hold ", layout.n, " columns.");
 }
 

@@ -165,5 +165,5 @@ inline float rest(const Weights& w) { return w.step * 0.5f * static_cast<float>(
 
 // The lines at column `c` of some rows, which are too far apart for the processor to expect that they will be read.
 inline void fetch(const Weights& w, int64_t plane, int64_t i, int64_t count, int64_t c) {
-  for (int64_t r = i; r < std::min(i + count, w.m); ++r) __builtin_prefetch(w.row(plane, r) + c / 8, 0, 2);
+  for (int64_t r = i; r < std::min(i + count, w.m); ++r) __builtin_prefetch(w.byte(plane, r, c / 8), 0, 2);
 }

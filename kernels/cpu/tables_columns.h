@@ -33,13 +33,13 @@ inline bool tables_adjoint(const Job& job, const Part& part, void* scratch) {
         const float weight = w.step * 0.5f * static_cast<float>(1 << low), rest_weight = low ? 0 : rest(w);
         Bytes turned[PLANES][8][UNIT / 8];
         for (int64_t p = 0; p < planes; ++p) {
-          fetch(w, low + p, i, count, j + STRIP);
-          for (int64_t k = 0; k < stop / 8; ++k) {
-            Bytes rows[8];
-#pragma GCC unroll 8
-            for (int q = 0; q < 8; ++q) rows[q] = row_bytes(w, low + p, i + 8 * k + q, j / 8);
+          if (!w.tiled) fetch(w, low + p, i, count, j + STRIP);
+          for (int64_t k = 0; k < stop / 8; k += 2) {
+            Bytes rows[16];
+            sixteen_rows(w, low + p, i + 8 * k, j / 8, rows);
             turn_bits(rows);
-            for (int r = 0; r < 8; ++r) turned[p][r][k] = rows[r];
+            turn_bits(rows + 8);
+            for (int r = 0; r < 8; ++r) turned[p][r][k] = rows[r], turned[p][r][k + 1] = rows[r + 8];
           }
         }
         for (int64_t b = 0; b < batch; ++b) {

@@ -56,21 +56,29 @@ inline int64_t cut(const Weights& w, int64_t c, int64_t end, const float (*gains
 
 // NEAR rows of some planes of a strip, turned.
 typedef Bytes Turned[PLANES][STRIP / UNIT][NEAR / WIDTH][16];
-
-// The weights of a strip of NEAR rows from `i` that come after AHEAD others, for a quarter of a tile.
-inline void fetch_ahead(const Weights& w, int64_t plane, int64_t i, int64_t strip) {
-  const int64_t c = strip + AHEAD * STRIP, behind = c - round_up(w.n, STRIP);
-  fetch(w, plane, behind < 0 ? i : i + NEAR, WIDTH / 4, behind < 0 ? c : behind);
-}
+// Where each tile of them is: there, or where it came from.
+typedef const Bytes* Places[PLANES][STRIP / UNIT][NEAR / WIDTH];
 
 // Some planes of NEAR rows from `i` and of the columns `strip` to `end`, and what their sums count.
 struct Piece {
   const Weights& w;
   int64_t i, strip, end, low, planes;
   float weight, rest;
-  const Turned& turned;
+  const Places& places;
 
   int64_t units() const { return (end - strip + UNIT - 1) / UNIT; }
+  // Part of the weights that come later: for this tile and unit, or of so many rows a line. A call would save all vectors.
+  __attribute__((always_inline)) void fetch_ahead(int64_t p, int64_t u, int64_t tile) const {
+    if (!w.tiled) {
+      const int64_t c = strip + AHEAD * STRIP, behind = c - round_up(w.n, STRIP);
+      return fetch(w, low + p, (behind < 0 ? i : i + NEAR) + (4 * tile + u) * (WIDTH / 4), WIDTH / 4, behind < 0 ? c : behind);
+    }
+    // A tile's next strip follows; after the last one comes the first of a tile as many further as are near.
+    const int64_t skip = end < w.n ? 0 : (NEAR / ROWS_OF_TILE - 1) * ROWS_OF_TILE * w.row_bytes;
+    const uint8_t* bytes = reinterpret_cast<const uint8_t*>(places[p][u][tile]) + STRIP / 8 * ROWS_OF_TILE + skip;
+#pragma GCC unroll 8
+    for (int k = 0; k < 16 * WIDTH; k += 64) __builtin_prefetch(bytes + k, 0, 2);
+  }
   // How often inputs are looked up in all the planes, the first of which counts most.
   int64_t looked(int64_t inputs) const { return ((1 << planes) - 1) * inputs / 4; }
 };
@@ -84,8 +92,8 @@ inline void look_up_whole(const Piece& piece, int64_t tile, const Unit* units, i
   for (int64_t p = piece.planes; p-- > 0;) {
     if (p + 1 < piece.planes) twice(digits);
     for (int64_t u = 0; u < piece.units(); ++u) {
-      if (first) fetch_ahead(piece.w, piece.low + p, piece.i + (4 * tile + u) * (WIDTH / 4), piece.strip);
-      look_up(piece.turned[p][u][tile], units[u * batch].tables, 0, UNIT, digits);
+      if (first) piece.fetch_ahead(p, u, tile);
+      look_up(piece.places[p][u][tile], units[u * batch].tables, 0, UNIT, digits);
     }
   }
   for (int64_t u = 0; u < piece.units(); ++u) extra += piece.rest * units[u * batch].sum;
@@ -100,7 +108,7 @@ inline void look_up_groups(const Piece& piece, int64_t tile, const Unit* units, 
     const int64_t c = piece.strip + u * UNIT;
     if (first)
       for (int64_t p = 0; p < piece.planes; ++p)
-        fetch_ahead(piece.w, piece.low + p, piece.i + (4 * tile + u) * (WIDTH / 4), piece.strip);
+        piece.fetch_ahead(p, u, tile);
     Segment segments[UNIT / PIECE];
     const int64_t count = cut(piece.w, c, std::min(piece.end, c + UNIT), gains, segments);
     for (const Segment* s = segments; s < segments + count; ++s) {
@@ -109,7 +117,7 @@ inline void look_up_groups(const Piece& piece, int64_t tile, const Unit* units, 
       float extra = 0;
       for (int64_t p = piece.planes; p-- > 0;) {
         if (p + 1 < piece.planes) twice(digits);
-        look_up(piece.turned[p][u][tile], unit.tables, s->first, last, digits);
+        look_up(piece.places[p][u][tile], unit.tables, s->first, last, digits);
       }
       if (piece.rest != 0)
         for (int64_t k = s->first / PIECE; k < last / PIECE; ++k) extra += piece.rest * unit.sums[k];
@@ -125,14 +133,20 @@ inline void look_up_strip(const Weights& w, int64_t i, int64_t last, int64_t str
   if (w.groups > 1) gather_scales(w, i, strip, end, gains);
   const int64_t tiles = (std::min(last - i, NEAR) + WIDTH - 1) / WIDTH;
   Turned turned;
+  Places places;
   for (int64_t low = (w.bits - 1) / PLANES * PLANES; low >= 0; low -= PLANES) {
     const float weight = w.step * 0.5f * static_cast<float>(1 << low);
-    const Piece piece{w, i, strip, end, low, std::min(PLANES, w.bits - low), weight, low ? 0 : rest(w), turned};
+    const Piece piece{w, i, strip, end, low, std::min(PLANES, w.bits - low), weight, low ? 0 : rest(w), places};
     // The lines of rows a power of two apart share few places in the cache: all of a line at once.
     for (int64_t p = 0; p < piece.planes; ++p)
       for (int64_t tile = 0; tile < tiles; ++tile)
-        for (int64_t u = 0; u < piece.units(); ++u)
-          turn_rows(w, low + p, i + tile * WIDTH, (strip + u * UNIT) / 8, turned[p][u][tile]);
+        for (int64_t u = 0; u < piece.units(); ++u) {
+          const int64_t row = i + tile * WIDTH, at = (strip + u * UNIT) / 8;
+          places[p][u][tile] = as_they_lie(w, low + p, row, at);
+          if (places[p][u][tile]) continue;
+          turn_rows(w, low + p, row, at, turned[p][u][tile]);
+          places[p][u][tile] = turned[p][u][tile];
+        }
     for (int64_t b = 0; b < batch; ++b)
       for (int64_t tile = 0; tile < tiles; ++tile) {
         float* to = sums + b * stride + tile * WIDTH;

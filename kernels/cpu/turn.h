@@ -38,20 +38,45 @@ inline void turn_bits(Bytes* v) {
   }
 }
 
-// turn_bytes of the WIDTH rows from `i` and the 16 bytes from `at` of a plane, with zeros for what does not exist.
+// The bytes `at` to `at` + 16 of WIDTH rows from `i` of a plane, one vector of each, with zeros for what does not exist.
 inline void turn_rows(const Weights& w, int64_t plane, int64_t i, int64_t at, Bytes* out) {
-  if (i + WIDTH <= w.m && at + 16 <= w.row_bytes) return turn_bytes(w.row(plane, i) + at, w.row_bytes, out);
+  const bool whole = i + WIDTH <= w.m && at + 16 <= w.row_bytes;
+  if (whole && !w.tiled) return turn_bytes(w.byte(plane, i, at), w.row_bytes, out);
+  const int64_t rows = std::min<int64_t>(WIDTH, w.m - i), bytes = std::min<int64_t>(16, w.row_bytes - at);
   alignas(64) uint8_t copy[WIDTH * 16] = {};
-  for (int64_t r = 0; r < std::min<int64_t>(WIDTH, w.m - i); ++r)
-    std::memcpy(copy + r * 16, w.row(plane, i + r) + at, static_cast<size_t>(std::min<int64_t>(16, w.row_bytes - at)));
-  turn_bytes(copy, 16, out);
+  if (!w.tiled) {
+    for (int64_t r = 0; r < rows; ++r) std::memcpy(copy + r * 16, w.byte(plane, i + r, at), static_cast<size_t>(bytes));
+    return turn_bytes(copy, 16, out);
+  }
+  constexpr int64_t PART = WIDTH < ROWS_OF_TILE ? WIDTH : ROWS_OF_TILE;
+  for (int64_t r = 0; r < rows; r += PART) {
+    const uint8_t* from = w.byte(plane, i + r, at);
+    for (int64_t k = 0; k < bytes; ++k) std::memcpy(copy + k * WIDTH + r, from + k * ROWS_OF_TILE, PART);
+  }
+#pragma GCC unroll 16
+  for (int k = 0; k < 16; ++k) out[k] = load_bytes(copy + k * WIDTH);
 }
 
-// WIDTH bytes from `at` of row `i` of a plane, with zeros for what does not exist.
-inline Bytes row_bytes(const Weights& w, int64_t plane, int64_t i, int64_t at) {
-  if (i >= w.m) return all_bytes(0);
-  if (at + WIDTH <= w.row_bytes) return load_bytes(w.row(plane, i) + at);
-  alignas(64) uint8_t copy[WIDTH] = {};
-  std::memcpy(copy, w.row(plane, i) + at, static_cast<size_t>(w.row_bytes - at));
-  return load_bytes(copy);
+// The same for what needs no turn and no zeros, where it is; null otherwise.
+inline const Bytes* as_they_lie(const Weights& w, int64_t plane, int64_t i, int64_t at) {
+  if (WIDTH != ROWS_OF_TILE || !w.tiled || at + 16 > w.row_bytes) return nullptr;
+  const uint8_t* from = w.byte(plane, i, at);
+  return reinterpret_cast<uintptr_t>(from) % WIDTH ? nullptr : reinterpret_cast<const Bytes*>(from);
+}
+
+// WIDTH bytes from `at` of each of 16 rows from `i`, a multiple of 16, of a plane, with zeros for what does not exist.
+inline void sixteen_rows(const Weights& w, int64_t plane, int64_t i, int64_t at, Bytes* out) {
+  const bool whole = i + 16 <= w.m && at + WIDTH <= w.row_bytes;
+  // With rows and bytes exchanged it is the same turn.
+  if (whole && w.tiled) return turn_bytes(w.byte(plane, i, at), ROWS_OF_TILE, out);
+  const int64_t rows = std::min<int64_t>(16, w.m - i), bytes = std::min<int64_t>(WIDTH, w.row_bytes - at);
+  alignas(64) uint8_t copy[WIDTH * 16] = {};
+  if (w.tiled) {
+    for (int64_t k = 0; k < bytes; ++k) std::memcpy(copy + k * 16, w.byte(plane, i, at + k), static_cast<size_t>(rows));
+    return turn_bytes(copy, 16, out);
+  }
+  if (!whole)
+    for (int64_t r = 0; r < rows; ++r) std::memcpy(copy + r * WIDTH, w.byte(plane, i + r, at), static_cast<size_t>(bytes));
+#pragma GCC unroll 16
+  for (int r = 0; r < 16; ++r) out[r] = load_bytes(whole ? w.byte(plane, i + r, at) : copy + r * WIDTH);
 }

@@ -140,6 +140,7 @@ inline void unpack_turned(const Weights& w, int64_t i, int64_t stride, float* to
 inline void unpack_columns(const Weights& w, int64_t i, int64_t j, int64_t count, float* block) {
   alignas(64) float gains[8][WIDTH], shifts[8][WIDTH];
   const bool same = w.groups == 1 || w.group % 8 == 0;  // for the 8 columns of a byte
+  Bytes rows[8][16];  // of each plane
   for (int64_t row = 0; row < count; ++row, block += PANEL) {
     for (int r = 0; r < (same ? 1 : 8); ++r)
       for (int64_t k = 0; k < WIDTH;) {
@@ -153,8 +154,10 @@ inline void unpack_columns(const Weights& w, int64_t i, int64_t j, int64_t count
         }
       }
     Bytes codes[8];
+    if (row % 16 == 0)
+      for (int64_t p = 0; p < w.bits; ++p) sixteen_rows(w, p, i + row, j / 8, rows[p]);
 #pragma GCC unroll 8
-    for (int p = 0; p < 8; ++p) codes[p] = p < w.bits ? row_bytes(w, p, i + row, j / 8) : all_bytes(0);
+    for (int p = 0; p < 8; ++p) codes[p] = p < w.bits ? rows[p][row % 16] : all_bytes(0);
     turn_bits(codes);
     Vector gain[4], shift[4];
 #pragma GCC unroll 8

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from clisonix.kernels.binary import binary_matmul, binary_matmul_t, unpack_signs
 from clisonix.kernels.integer import integer_dense, integer_matmul, integer_matmul_t
+from clisonix.kernels.planes_reference import by_row
 from clisonix.kernels.twofour import columns_of
 from clisonix.liam.binary import Binary
 from clisonix.liam.dense import Dense
@@ -106,10 +107,10 @@ def rows(matrix: Matrix, index: Tensor, dtype: torch.dtype) -> Tensor:
         case Dense():
             return F.embedding(index, matrix.weight).to(dtype)
         case Integer():
-            planes, scales = matrix.planes.index_select(1, index), matrix.scales.index_select(0, index)
+            planes, scales = matrix.bits_of(index), matrix.scales.index_select(0, index)
             return integer_dense(planes, scales.to(dtype), matrix.columns, matrix.group, matrix.offset)
         case Binary():
-            signs = unpack_signs(matrix.packed.index_select(0, index), matrix.columns, dtype)
+            signs = unpack_signs(matrix.bits_of(index), matrix.columns, dtype)
             return signs * matrix.scales.index_select(0, index).to(dtype)[:, None]
         case LowRank():
             left, right = factors(matrix)
@@ -148,7 +149,7 @@ def _sparse_rows(matrix: Sparse, index: Tensor) -> Tensor:
 
 def _integer_columns(matrix: Integer, index: Tensor) -> Tensor:
     """Columns of `matrix` as rows `(k, m)`: the factors of a rounded low rank lie this way."""
-    octets = matrix.planes.index_select(2, index // 8)  # (bits, m, k)
+    octets = by_row(matrix.planes.index_select(2, index // 8))  # (bits, m, k)
     bits = (octets >> (index % 8).to(torch.uint8)) & 1
     weights = (1 << torch.arange(matrix.bits, device=index.device)).view(-1, 1, 1)
     levels = (bits * weights).sum(0) - matrix.offset
