@@ -18,6 +18,7 @@ from clisonix.tide import CoordinatorSettings, SiteSettings, TideEngine
 from clisonix.tide.flat import Flat
 from clisonix.tide.message import Kind, Message, Refused
 from clisonix.tide.net import handshake
+from clisonix.tide.net.channel import hang_up
 from clisonix.tide.net.frames import frame, read_frame
 from clisonix.tide.net.identity import make_key, read_key, read_keys
 from clisonix.tide.net.start import read_start, write_start
@@ -38,7 +39,7 @@ def meet(site: Callable[..., Awaitable[Any]], keys: dict[str, bytes]) -> tuple[A
                 answered.set_result(await handshake.answer(reader, writer, "hub", keys, TRAINING))
             except (Refused, EOFError) as error:
                 answered.set_result(error)
-            writer.close()
+            await hang_up(writer)
 
         server = await asyncio.start_server(accept, "127.0.0.1", 0)
         reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
@@ -46,7 +47,7 @@ def meet(site: Callable[..., Awaitable[Any]], keys: dict[str, bytes]) -> tuple[A
             called = await site(reader, writer)
         except (ClisonixError, EOFError) as error:
             called = error
-        writer.close()
+        await hang_up(writer)
         result = called, await asyncio.wait_for(answered, 10)
         server.close()
         await server.wait_closed()
@@ -152,6 +153,24 @@ def test_a_frame_that_is_too_long_is_refused_before_anything_is_allocated() -> N
         assert peak < 10**5
 
     asyncio.run(read())
+
+
+def test_a_peer_that_no_longer_reads_keeps_no_socket_open() -> None:
+    async def part() -> None:
+        others: list[asyncio.StreamWriter] = []
+        server = await asyncio.start_server(lambda _, other: others.append(other), "127.0.0.1", 0)
+        _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        writer.write(bytes(2**26))
+        assert writer.transport.get_write_buffer_size() > 0
+        await hang_up(writer)
+        await asyncio.sleep(0)
+        assert writer.get_extra_info("socket").fileno() == -1
+        for other in others:
+            await hang_up(other)
+        assert len(others) == 1
+        server.close()
+
+    asyncio.run(part())
 
 
 def test_keys_are_for_their_owner_alone(tmp_path: Path) -> None:

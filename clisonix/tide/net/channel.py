@@ -16,6 +16,7 @@ from clisonix.tide.replica import Schema
 from clisonix.tide.wire import Wire
 
 _WAITING = 64
+_PARTING_S = 2.0
 _LOG = logging.getLogger(__name__)
 
 
@@ -109,6 +110,16 @@ class Channel:
 
     def _heard(self) -> None:
         self.heard_s = time.monotonic()
+
+
+async def hang_up(writer: asyncio.StreamWriter) -> None:
+    """Close a connection and see its socket closed: what the peer does not take within two seconds is dropped."""
+    writer.close()
+    try:
+        async with asyncio.timeout(_PARTING_S):
+            await writer.wait_closed()
+    except (OSError, EOFError):  # TimeoutError is an OSError; how the connection ended was told to who read from it
+        writer.transport.abort()
 
 
 def limits_for(schema: Schema) -> Limits:

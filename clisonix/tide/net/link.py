@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from clisonix.errors import ClisonixError
 from clisonix.tide.message import Kind, Message, Refused
-from clisonix.tide.net.channel import Channel, limits_for
+from clisonix.tide.net.channel import Channel, hang_up, limits_for
 from clisonix.tide.net.handshake import call, fingerprint
 from clisonix.tide.net.identity import read_key, tls_context
 from clisonix.tide.net.settings import SiteSettings, address
@@ -148,10 +148,11 @@ class Link:
         finally:
             for task in tasks:
                 task.cancel()
-            writer.close()
+            await asyncio.gather(*tasks, return_exceptions=True)
             if self._channel is not None:
                 self._past = [self.sent_bytes, self.received_bytes]
                 self._channel = None
+            await hang_up(writer)
 
     async def _watch(self, channel: Channel) -> None:
         pause_s = min(0.5, self._settings.heartbeat_s / 4)

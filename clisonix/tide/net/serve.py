@@ -19,7 +19,7 @@ from clisonix.files import append_lines, cannot_write
 from clisonix.tide.coordinator import DAMAGED, Coordinator, Outgoing
 from clisonix.tide.log import Log
 from clisonix.tide.message import Kind, Message, Refused
-from clisonix.tide.net.channel import Channel, limits_for
+from clisonix.tide.net.channel import Channel, hang_up, limits_for
 from clisonix.tide.net.handshake import answer, fingerprint
 from clisonix.tide.net.identity import read_keys, tls_context
 from clisonix.tide.net.settings import CoordinatorSettings, address
@@ -134,7 +134,7 @@ class _Service:
         except (EOFError, OSError, TimeoutError, ssl.SSLError) as error:
             _LOG.info("a connection ended (%s)", error or type(error).__name__)
         finally:
-            writer.close()
+            await hang_up(writer)
 
     async def _speak(self, channel: Channel) -> None:
         site = channel.peer.name
