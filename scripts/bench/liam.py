@@ -28,7 +28,7 @@ from timing import alternately, best_of, times_faster
 from torch import Tensor
 from torch.nn import functional as F
 
-from clisonix.liam import Binary, Dense, Diagonal, Integer, LowRank, Matrix, Sparse, Ternary
+from clisonix.liam import Binary, Dense, Diagonal, Integer, LowRank, Matrix, Sparse, Ternary, tile_
 from clisonix.meter import software
 
 N = 8192
@@ -36,7 +36,12 @@ Row = dict[str, Any]
 
 
 def packed(form: str) -> Matrix:
-    """A packed `N × N` weight."""
+    """A packed `N × N` weight, laid out as a CPU serves it."""
+    return tile_(by_row(form))
+
+
+def by_row(form: str) -> Matrix:
+    """A packed `N × N` weight as its constructor leaves it."""
     weight = torch.randn(N, N, generator=torch.Generator().manual_seed(0))
     if form == "binary":
         return Binary.nearest(weight)
