@@ -14,10 +14,14 @@ from typing import Any
 import numpy as np
 
 Work = Callable[[], Any]
+QUIET_S = 0.1
 
 
 def alternately(contenders: Mapping[str, Work], rounds: int = 11, at_least_s: float = 0.02) -> dict[str, list[float]]:
     """Seconds of one call of each contender, one figure for each round.
+
+    Before a turn there is a pause and a call that is not counted: libraries with threads of their own leave these
+    spinning for a while, which would be charged to whoever comes next.
 
     Args:
         contenders: by name; what they return is dropped at once.
@@ -36,6 +40,8 @@ def alternately(contenders: Mapping[str, Work], rounds: int = 11, at_least_s: fl
     for turn in range(rounds):
         for name in order if turn % 2 == 0 else reversed(order):
             work = contenders[name]
+            time.sleep(QUIET_S)
+            work()
             start = time.perf_counter()
             for _ in range(calls[name]):
                 work()
