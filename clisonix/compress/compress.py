@@ -20,6 +20,7 @@ from clisonix.compress.survey import Names
 from clisonix.compress.workshop import Workshop
 from clisonix.errors import ClisonixError
 from clisonix.liam.matrix import Matrix
+from clisonix.liam.tiled import tile_
 
 NO_CALIBRATION = (
     "the plan was made with calibration but compress got none, so its errors do not hold: every input direction "
@@ -67,7 +68,8 @@ def compress(
         progress: called with what is done, how far it is, and out of how many.
 
     Returns:
-        A new model on the same device, in the same training mode.
+        A new model on the same device, in the same training mode. On a CPU its packed weights are tiled, see
+        `clisonix.liam.tile_`.
 
     Raises:
         ClisonixError: a plan made for another model, or whatever `plan` raises.
@@ -97,7 +99,7 @@ def compress(
     planned.workshop.close()
     if progress is not None:
         progress("compress", len(planned.sites), len(planned.sites))
-    return converted(model, matrices)
+    return tile_(converted(model, matrices))
 
 
 def _of_plan(

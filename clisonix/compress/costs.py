@@ -19,8 +19,9 @@ from clisonix.compress.forms import Form
 from clisonix.errors import ClisonixError
 from clisonix.files import write_json
 from clisonix.liam.matrix import Matrix
+from clisonix.liam.tiled import tile_
 
-SCHEMA = "clisonix.costs/1"
+SCHEMA = "clisonix.costs/2"
 # Watts of a busy core, where no sensor is at hand: only ratios between forms rest on it, not on its value.
 CORE_W = 5.0
 ROUNDS = 7
@@ -138,7 +139,10 @@ def alternating(probe: Probe, works: Sequence[Callable[[], object]], rounds: int
 
 
 def stand_in(form: Form, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Matrix:
-    """A matrix of `form` with values like those of a real one: products with zeros could be faster or slower."""
+    """A matrix of `form`, laid out as in a compressed model, with values like those of a real one.
+
+    Products with zeros could be faster or slower.
+    """
     generator = torch.Generator().manual_seed(0)
     matrix = form.empty(shape, dtype, device).requires_grad_(False)
     for name, tensor in matrix.state_dict(keep_vars=True).items():
@@ -146,7 +150,7 @@ def stand_in(form: Form, shape: tuple[int, int], dtype: torch.dtype, device: tor
             tensor.data.copy_(torch.randn(tensor.shape, generator=generator))
         elif tensor.dtype == torch.uint8 and not name.endswith("places"):
             tensor.copy_(torch.randint(256, tensor.shape, generator=generator, dtype=torch.uint8))
-    return matrix
+    return tile_(matrix)
 
 
 def user_cache(environ: Mapping[str, str], home: Path) -> Path:

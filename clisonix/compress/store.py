@@ -21,6 +21,7 @@ from clisonix.compress.survey import survey
 from clisonix.errors import ClisonixError
 from clisonix.files import save_tensors, write_atomic
 from clisonix.liam.matrix import Matrix
+from clisonix.liam.tiled import tile_
 
 
 def save(model: nn.Module, path: str | Path) -> None:
@@ -65,7 +66,7 @@ def load(path: str | Path, *, into: nn.Module, device: torch.device | str | None
         device: of the result; by default every tensor's own in `into`, and the CPU instead of the meta device.
 
     Returns:
-        A new model with the structure and, bit for bit, the weights of the file.
+        A new model with the structure and, bit for bit, the weights of the file; on a CPU tiled, as `compress` does.
 
     Raises:
         ClisonixError: the file is missing, damaged, or of another model.
@@ -98,7 +99,7 @@ def load(path: str | Path, *, into: nn.Module, device: torch.device | str | None
                 part.load_state_dict({}, strict=False)
         except ClisonixError as error:
             raise ClisonixError(f"{path} is damaged: {name!r}: {error}") from None
-    return model
+    return tile_(model)
 
 
 def _matrices(model: nn.Module) -> Iterator[tuple[str, Matrix]]:

@@ -112,9 +112,9 @@ def test_measurements_are_remembered_in_memory_and_in_the_file(tmp_path: Path) -
     other = Counted()
     assert asked(Costs(other, file, rounds=1), other) == 4 + 2 * 3
     content = json.loads(file.read_text())
-    assert content["schema"] == "clisonix.costs/1"
+    assert content["schema"] == "clisonix.costs/2"
     assert content["costs"]
-    for damage in ("{", "[]", '{"schema": "clisonix.costs/1", "costs": {"a": "b"}}'):
+    for damage in ("{", "[]", '{"schema": "clisonix.costs/2", "costs": {"a": "b"}}'):
         file.write_text(damage)
         assert Costs(other, file)._known == {}
 

@@ -18,8 +18,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from clisonix.compress import Form, converted, load, save, survey
+from clisonix.compress import Form, compress, converted, load, save, survey
 from clisonix.errors import ClisonixError
+from clisonix.liam.tiled import Packed
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:
@@ -385,3 +386,23 @@ def test_what_cannot_be_stored_is_named(file: Path) -> None:
         save(model, file)
     with pytest.raises(ClisonixError, match="lazy module"):
         save(nn.LazyLinear(4), file)
+
+
+def test_on_a_cpu_packed_weights_are_tiled_and_files_do_not_show_it(file: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(96, 64), nn.GELU(), nn.Linear(64, 96))
+    small = compress(model, budget=0.2)
+    packed = [part for part in small.modules() if isinstance(part, Packed)]
+    assert packed
+    assert all(part.is_tiled for part in packed)
+    save(small, file)
+    first = file.read_bytes()
+    back = load(file, into=model)
+    assert all(part.is_tiled for part in back.modules() if isinstance(part, Packed))
+    x = torch.randn(5, 96)
+    assert torch.equal(back(x), small(x))
+    for part in packed:
+        part.untile_()
+    assert torch.equal(back(x), small(x))
+    save(small, file)
+    assert file.read_bytes() == first
