@@ -10,7 +10,9 @@ from html import escape
 from clisonix.meter.words import number
 
 WIDTH, HEIGHT = 480, 250
-LEFT, RIGHT, TOP, BOTTOM = 58, 14, 12, 44
+RIGHT, TOP, BOTTOM = 14, 12, 44
+# Of the axis label at the left, with the gaps around the ticks' numbers, and of one character of these.
+LABEL, CHARACTER = 28, 8
 
 
 @dataclass(frozen=True)
@@ -51,27 +53,28 @@ def line_chart(lines: Sequence[Line], x_label: str, y_label: str, title: str, fr
     x_range = (x_ticks[0], max(x for x, _ in flat)) if len({x for x, _ in flat}) > 1 else (x_ticks[0], x_ticks[-1])
     y_ticks = ticks(0.0 if from_zero else min(y for _, y in flat), max(y for _, y in flat))
     y_range = (y_ticks[0], y_ticks[-1])
+    left = LABEL + CHARACTER * max(len(tick_label(value, y_ticks)) for value in y_ticks)
     parts = [
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">',
         f"<title>{escape(title)}</title>",
     ]
     for value in y_ticks:
         y = _place(value, y_range, HEIGHT - BOTTOM, TOP)
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick_label(value, y_ticks)}</text>')
+        parts.append(f'<line class="grid" x1="{left}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{tick_label(value, y_ticks)}</text>')
     for value in (tick for tick in x_ticks if tick <= x_range[1]):
-        x = _place(value, x_range, LEFT, WIDTH - RIGHT)
+        x = _place(value, x_range, left, WIDTH - RIGHT)
         parts.append(
             f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 17}" text-anchor="middle">{tick_label(value, x_ticks)}</text>'
         )
-    middle = (LEFT + WIDTH - RIGHT) / 2
+    middle = (left + WIDTH - RIGHT) / 2
     parts.append(f'<text class="axis" x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x_label)}</text>')
     turned = f'transform="translate(13 {(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)"'
     parts.append(f'<text class="axis" {turned} text-anchor="middle">{escape(y_label)}</text>')
     for i, (line, row) in enumerate(zip(lines, points, strict=True)):
         placed = [
             None if p is None
-            else (_place(p[0], x_range, LEFT, WIDTH - RIGHT), _place(p[1], y_range, HEIGHT - BOTTOM, TOP))
+            else (_place(p[0], x_range, left, WIDTH - RIGHT), _place(p[1], y_range, HEIGHT - BOTTOM, TOP))
             for p in row
         ]  # fmt: skip
         parts.append(f'<path class="line c{i % 6}" d="{_path(placed)}"><title>{escape(line.label)}</title></path>')
