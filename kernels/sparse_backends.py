@@ -1,8 +1,8 @@
 """The ways to compute a sparse product, and which is taken.
 
 A product that is named a backend runs there. Else small products, and all under deterministic algorithms, take the
-first way there is: the own kernel on a CPU with a compiler, torch's otherwise. For large ones
-`clisonix.kernels.tuning` measures once.
+first way there is: the own kernel on a CPU with a compiler, torch's otherwise. So do vectors that are rows: the other
+ways have to copy these. For large products with vectors that are columns `clisonix.kernels.tuning` measures once.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def run_multiply(
     if 0 in (x.numel(), values.numel()):
         return x.new_zeros((m, x.shape[1]) if turned else (x.shape[0], m))
     own = sparse_cpu.is_possible(x, places)
-    if own and _is_settled(backend, values.numel() * x.numel() // n):
+    if own and _is_settled(backend, values.numel() * x.numel() // n, turned):
         return sparse_cpu.multiply(MULTIPLY, x, values, places, turned)
     ways: Ways = {}
     if own:
@@ -56,7 +56,7 @@ def run_multiply_t(
     if 0 in (x.numel(), values.numel()):
         return x.new_zeros((n, x.shape[1]) if turned else (x.shape[0], n))
     own = sparse_cpu.is_possible(x, places)
-    if own and _is_settled(backend, values.numel() * x.numel() // m):
+    if own and _is_settled(backend, values.numel() * x.numel() // m, turned):
         return sparse_cpu.multiply(MULTIPLY_T, x, values, places, turned)
     ways: Ways = {}
     if own:
@@ -78,7 +78,7 @@ def run_sample(
     if 0 in (left.numel(), right.numel(), math.prod(shape)):
         return left.new_zeros(shape, dtype=torch.promote_types(left.dtype, torch.float32))
     own = len(shape) < 3 and sparse_cpu.is_possible(left, places)
-    if own and _is_settled(backend, math.prod(shape) * left.shape[1 - entries]):
+    if own and _is_settled(backend, math.prod(shape) * left.shape[1 - entries], turned):
         return sparse_cpu.sample(left, right, places, shape, turned)
     ways: Ways = {}
     if own:
@@ -90,9 +90,13 @@ def run_sample(
     return take("sample", ways, backend, left, shape, (m, n), turned)
 
 
-def _is_settled(backend: str, multiplications: int) -> bool:
-    """Whether the own kernel, where it is possible, is taken without looking at the other ways."""
-    return backend == "own" or (not backend and multiplications < SMALL)
+def _is_settled(backend: str, multiplications: int, turned: bool) -> bool:
+    """Whether the own kernel, where it is possible, is taken without looking at the other ways.
+
+    Of vectors that are rows the others make copies, even if only to be measured, so that a first product would take
+    twice the memory of any later one.
+    """
+    return backend == "own" or (not backend and (not turned or multiplications < SMALL))
 
 
 def _checked(shape: Sequence[int], crow: Tensor, col: Tensor, m: int, n: int, fits: bool) -> Places:
