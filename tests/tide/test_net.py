@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import threading
+import time
 import tracemalloc
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,9 +22,11 @@ from clisonix.tide import CoordinatorSettings, SiteSettings, TideEngine
 from clisonix.tide.flat import Flat
 from clisonix.tide.message import Kind, Message, Refused
 from clisonix.tide.net import handshake
+from clisonix.tide.net import link as link_module
 from clisonix.tide.net.channel import hang_up
 from clisonix.tide.net.frames import frame, read_frame
 from clisonix.tide.net.identity import make_key, read_key, read_keys
+from clisonix.tide.net.link import Link
 from clisonix.tide.net.start import read_start, write_start
 from clisonix.tide.replica import Rules, Schema
 from clisonix.tide.wire import Wire
@@ -155,14 +161,22 @@ def test_a_frame_that_is_too_long_is_refused_before_anything_is_allocated() -> N
     asyncio.run(read())
 
 
-def test_a_peer_that_no_longer_reads_keeps_no_socket_open() -> None:
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_a_peer_that_no_longer_reads_keeps_no_socket_open(cancelled: bool) -> None:
     async def part() -> None:
         others: list[asyncio.StreamWriter] = []
         server = await asyncio.start_server(lambda _, other: others.append(other), "127.0.0.1", 0)
         _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
         writer.write(bytes(2**26))
         assert writer.transport.get_write_buffer_size() > 0
-        await hang_up(writer)
+        parting = asyncio.create_task(hang_up(writer))
+        if cancelled:
+            await asyncio.sleep(0)
+            parting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await parting
+        else:
+            await parting
         await asyncio.sleep(0)
         assert writer.get_extra_info("socket").fileno() == -1
         for other in others:
@@ -171,6 +185,52 @@ def test_a_peer_that_no_longer_reads_keeps_no_socket_open() -> None:
         server.close()
 
     asyncio.run(part())
+
+
+def test_a_link_that_is_closed_while_it_parts_keeps_no_socket_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The coordinator has hung up; the link, still ending what it began beside the connection, is closed."""
+    parting, writers = threading.Event(), []
+
+    class Ended:
+        sent_bytes = received_bytes = 0
+
+        def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *_: Any) -> None:
+            writers.append(writer)
+            self.heard_s = time.monotonic()
+
+        async def pump(self) -> None:
+            try:
+                await asyncio.sleep(60)
+            finally:
+                parting.set()
+                await asyncio.sleep(60)
+
+        async def messages(self) -> Any:
+            await asyncio.sleep(0)
+            for none in tuple[Any, ...]():
+                yield none
+
+        def idle(self) -> bool:
+            return False
+
+    async def greeted(*_: Any) -> None:
+        return None
+
+    monkeypatch.setattr(link_module, "Channel", Ended)
+    monkeypatch.setattr(link_module, "call", greeted)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        make_key(tmp_path, "north")
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        settings = SiteSettings(site="north", coordinator=address, key=tmp_path / "north.key")
+        monkeypatch.setattr(link_module, "fingerprint", lambda *_: b"")
+        monkeypatch.setattr(link_module, "limits_for", lambda *_: None)
+        site = SimpleNamespace(name="north", rules=None, replica=SimpleNamespace(schema=None), again=lambda _: [])
+        link = Link(site, settings)  # type: ignore[arg-type]
+        assert parting.wait(30)
+        link.close(finished=False)
+    assert writers[0].get_extra_info("socket").fileno() == -1
 
 
 def test_keys_are_for_their_owner_alone(tmp_path: Path) -> None:

@@ -113,13 +113,19 @@ class Channel:
 
 
 async def hang_up(writer: asyncio.StreamWriter) -> None:
-    """Close a connection and see its socket closed: what the peer does not take within two seconds is dropped."""
+    """Close a connection and see its socket closed: what the peer does not take within two seconds is dropped.
+
+    Cancelled, it drops that at once.
+    """
     writer.close()
     try:
         async with asyncio.timeout(_PARTING_S):
             await writer.wait_closed()
     except (OSError, EOFError):  # TimeoutError is an OSError; how the connection ended was told to who read from it
         writer.transport.abort()
+    except asyncio.CancelledError:
+        writer.transport.abort()
+        raise
 
 
 def limits_for(schema: Schema) -> Limits:

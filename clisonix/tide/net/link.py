@@ -148,11 +148,14 @@ class Link:
         finally:
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            if self._channel is not None:
-                self._past = [self.sent_bytes, self.received_bytes]
-                self._channel = None
-            await hang_up(writer)
+            try:
+                await asyncio.gather(*tasks, return_exceptions=True)
+            finally:
+                # Also when the link is closed while it waits here, as happens when the coordinator hung up first.
+                if self._channel is not None:
+                    self._past = [self.sent_bytes, self.received_bytes]
+                    self._channel = None
+                await hang_up(writer)
 
     async def _watch(self, channel: Channel) -> None:
         pause_s = min(0.5, self._settings.heartbeat_s / 4)
