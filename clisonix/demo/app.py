@@ -78,6 +78,7 @@ def build_app(root: Path | None, token: str, data: Path | None = None) -> Starle
             shrink.route("/shrink/state", "state"),
             shrink.route("/shrink/point", "point"),
             shrink.route("/shrink/want", "want", ["POST"]),
+            shrink.route("/shrink/hear", "hear", ["POST"]),
             Route("/", pages.account),
             Route("/what-if", pages.what_if),
             Route("/what-if/figures", pages.what_if_figures),
@@ -238,6 +239,6 @@ def _plain(request: Request, error: Exception) -> Response:
         404: "there is no such page or run",
         405: "this page can only be read",
         413: "that is more than anything here needs",
-        415: "only JSON is taken",
+        415: "this kind of content is not taken here",
     }
     return PlainTextResponse(f"{status}: {words.get(status, 'this did not work')}.", status)

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 import clisonix
 from clisonix.compress import Plan, inference_costs
 from clisonix.demo.pitch import VOICED, Tracker, hertz, pitch_cents, trackers
-from clisonix.demo.speech import Clip, Speech, find_speech
+from clisonix.demo.speech import Clip, Speech, find_speech, heard
 from clisonix.errors import ClisonixError
+from clisonix.fabric.stream import FloatArray
 
 OBJECTIVES = {
     "bytes": (0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.45, 0.6, 0.8),
@@ -28,6 +29,8 @@ FIRST = {"bytes": 0.3, "seconds": 0.85, "joules": 0.85}
 CLOSE_CENTS = 50.0
 RAISED = 4
 """Bins that one row of a picture stands for."""
+MOST_HEARD = 4
+"""Recordings of the microphone that are kept; the oldest goes."""
 
 
 class Task(NamedTuple):
@@ -54,6 +57,9 @@ class Bench:
         self._doing: tuple[Task, str, int, int, float] | None = None
         self._models: dict[str, nn.Module] = {}
         self._dense: dict[tuple[str, str], Tensor] = {}
+        self._small: dict[Task, nn.Module] = {}
+        self._heard: deque[Clip] = deque(maxlen=MOST_HEARD)
+        self._recordings = 0
         self._speech: Speech | None = None
         self._trackers: dict[str, Tracker] | None = None
         self._wake = threading.Condition()
@@ -75,6 +81,31 @@ class Bench:
             if self._speech is None:
                 self._speech = find_speech(self._root)
             return self._speech
+
+    def clips(self) -> list[Clip]:
+        """What can be listened to: the speech that was found, and what a microphone heard."""
+        speech = self.speech.clips
+        with self._wake:
+            return [*speech, *self._heard]
+
+    def hear(self, sound: FloatArray) -> str:
+        """Keep `(count,)` samples of a microphone at 16 kHz, in memory only, as a clip; its name.
+
+        Raises:
+            ClisonixError: too short, or silent.
+        """
+        with self._wake:
+            self._recordings += 1
+            name = f"microphone, recording {self._recordings}"
+        clip = heard(name, sound)
+        with self._wake:
+            if len(self._heard) == MOST_HEARD:
+                gone = self._heard[0].name
+                self._dense = {key: value for key, value in self._dense.items() if key[1] != gone}
+                for found in self._points.values():
+                    found.get("clips", {}).pop(gone, None)
+            self._heard.append(clip)
+        return name
 
     def want(self, task: Task) -> None:
         """Have a point made next, and the others of its frontier after it.
@@ -119,17 +150,37 @@ class Bench:
 
     def point(self, task: Task, clip: str) -> tuple[bool, dict[str, Any]]:
         """Whether a point is made, and what there is of it with this clip: at first the dense model and the plan."""
+        self._try_heard(task, clip)
         with self._wake:
             found = self._points.get(task)
             early = {"plan": self._plans.get(task)}
-            heard = self._dense.get((task.tracker, clip))
+            output = self._dense.get((task.tracker, clip))
         if found is not None:
             shown = {key: value for key, value in found.items() if key != "clips"}
             return True, {**shown, "clip": found["clips"].get(clip)} if "clips" in found else shown
-        if heard is None:
+        if output is None:
             return False, early
-        outline = next(c.outline for c in self.speech.clips if c.name == clip)
-        return False, {**early, "clip": {"outline": outline, "dense": drawn(heard)}}
+        outline = next(c.outline for c in self.clips() if c.name == clip)
+        return False, {**early, "clip": {"outline": outline, "dense": drawn(output)}}
+
+    def _try_heard(self, task: Task, name: str) -> None:
+        """Run the models, as far as they are made, on a recording of the microphone that they did not hear yet."""
+        with self._wake:
+            clip = next((c for c in self._heard if c.name == name), None)
+            model, small = self._models.get(task.tracker), self._small.get(task)
+            known = (task.tracker, name) in self._dense
+            clips = self._points.get(task, {}).get("clips", {})
+        if clip is None or model is None:
+            return
+        if not known:
+            with torch.no_grad():
+                output = model(clip.frames)
+            with self._wake:
+                self._dense[task.tracker, name] = output
+        if small is not None and name not in clips:
+            tried = self._try(task.tracker, small, clip)
+            with self._wake:
+                clips[name] = tried
 
     def _work(self) -> None:
         while True:
@@ -159,9 +210,9 @@ class Bench:
         if model is None:
             model = self._models[task.tracker] = self.trackers[task.tracker].make(say)
             with torch.no_grad():
-                heard = {(task.tracker, clip.name): model(clip.frames) for clip in speech.clips}
+                outputs = {(task.tracker, clip.name): model(clip.frames) for clip in speech.clips}
             with self._wake:
-                self._dense.update(heard)
+                self._dense.update(outputs)
         plan = clisonix.plan(
             model, budget=task.share, objective=task.objective, calibration=speech.calibration, progress=say
         )
@@ -176,7 +227,7 @@ class Bench:
             dense, packed = inference_costs(
                 [model, small], speech.clips[0].frames, meter=meter, rounds=3, seconds=0.1
             )
-        heard = sum(t["voiced"] for t in tried.values())
+        voiced = sum(t["voiced"] for t in tried.values())
         close = sum(t["close"] for t in tried.values())
         summary = {
             "bytes": plan.file_bytes,
@@ -184,8 +235,8 @@ class Bench:
             "cost": plan.cost_after,
             "dense_cost": plan.cost_before,
             "unit": plan.unit,
-            "voiced": heard,
-            "close": close / heard if heard else None,
+            "voiced": voiced,
+            "close": close / voiced if voiced else None,
             "seconds": packed.seconds,
             "dense_seconds": dense.seconds,
             "joules": packed.joules,
@@ -193,6 +244,8 @@ class Bench:
             "how": packed.how,
             "took_s": time.monotonic() - since,
         }
+        with self._wake:
+            self._small[task] = small
         return {"summary": summary, "plan": told_plan(plan), "clips": tried}
 
     @torch.no_grad()

@@ -11,8 +11,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from clisonix.demo.bench import FIRST, OBJECTIVES, Bench, Task
-from clisonix.demo.body import small_json
-from clisonix.demo.pitch import INSTALL
+from clisonix.demo.body import samples, small_json
+from clisonix.demo.pitch import INSTALL, RATE_HZ
+from clisonix.demo.speech import MOST_S
 from clisonix.errors import ClisonixError
 
 Page = Callable[..., Response]
@@ -44,7 +45,8 @@ class ShrinkRoom:
             trackers=list(trackers.values()),
             install=None if "crepe" in trackers else INSTALL,
             speech=speech,
-            setting={"objectives": OBJECTIVES, "first": FIRST},
+            clips=self.bench.clips(),
+            setting={"objectives": OBJECTIVES, "first": FIRST, "rate": RATE_HZ, "seconds": MOST_S},
         )
 
     async def state(self, request: Request) -> Response:
@@ -55,7 +57,7 @@ class ShrinkRoom:
     async def point(self, request: Request) -> Response:
         """One point of the frontier with one clip, as JSON; 202 and what there is of it until it is made."""
         clip = request.query_params.get("clip", "")
-        if clip not in {c.name for c in self.bench.speech.clips}:
+        if clip not in {c.name for c in self.bench.clips()}:
             raise HTTPException(404)
         done, found = await run_in_threadpool(self.bench.point, self._task(request), clip)
         return JSONResponse(found, 200 if done else 202)
@@ -70,6 +72,15 @@ class ShrinkRoom:
         except ClisonixError as error:
             return JSONResponse({"problem": str(error)}, 400)
         return JSONResponse({"done": True})
+
+    async def hear(self, request: Request) -> Response:
+        """Take what the microphone of a page heard; answers the name of the clip."""
+        try:
+            sound = await samples(request, int(MOST_S * RATE_HZ))
+            name = await run_in_threadpool(self.bench.hear, sound)
+        except ClisonixError as error:
+            return JSONResponse({"problem": str(error)}, 400)
+        return JSONResponse({"clip": name})
 
     def _task(self, request: Request) -> Task:
         """What the query names, if there is such a thing."""

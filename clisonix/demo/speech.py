@@ -19,6 +19,7 @@ from clisonix.fabric.stream import FloatArray
 MOST_S = 3.0
 BATCH, BATCHES = 64, 3
 MOST_FILE_BYTES = 64 << 20
+LEAST_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,23 @@ def _read(path: Path) -> tuple[FloatArray, float] | None:
     except (ClisonixError, StopIteration, *UNREADABLE):
         return None
     return (sound, stream.rate_hz) if len(sound) > 400 and stream.rate_hz >= 4000 else None
+
+
+def heard(name: str, sound: FloatArray) -> Clip:
+    """A clip of what a microphone heard.
+
+    Args:
+        name: of the clip.
+        sound: `(count,)` at 16 kHz; what is beyond three seconds is left out.
+
+    Raises:
+        ClisonixError: it is too short, or silent.
+    """
+    if len(sound) < LEAST_S * RATE_HZ:
+        raise ClisonixError(f"the recording lasts {len(sound) / RATE_HZ:.2g} s: speak for at least {LEAST_S:g} s")
+    if not np.any(sound):
+        raise ClisonixError("the recording is silent: look whether the microphone is switched on")
+    return _clip(name, sound, RATE_HZ)
 
 
 def _clip(name: str, sound: FloatArray, rate_hz: float) -> Clip:

@@ -1,6 +1,8 @@
-"""How long the demo keeps people waiting, in a real browser: the first picture, the slider, several tabs.
+"""How long the demo keeps people waiting, in a real browser: the first picture, the slider, several tabs; and whether
+its memory stays flat.
 
     python scripts/bench/demo.py --data FOLDER --out docs/results/demo.json
+    python scripts/bench/demo.py --data FOLDER --out docs/results/demo.json --parts soak
 
 A picture counts from the moment the program is started until signals of the recording stand on the screen: the
 address was printed, the page opened, the canvas drawn and the frame after that begun. The browser runs already, as a
@@ -20,11 +22,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, CDPSession, Page, sync_playwright
 from raw_record import keep, load_average
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
@@ -167,6 +169,77 @@ def tabs(browser: Browser, data: Path | None, count: int, seconds: float = 10.0)
     }
 
 
+def soak(browser: Browser, data: Path | None, count: int, minutes: float) -> dict[str, Any]:
+    """Several pages of Weave and one of Shrink that are used all the time: memory of the program and of each page.
+
+    It counts from when all points of the frontier are made, or ten minutes after the start.
+    """
+    with program(data, None) as running:
+        context = browser.new_context(viewport={"width": 1280, "height": 900})
+        weave = []
+        for number in range(count):
+            weave.append(context.new_page())
+            first_picture(weave[-1], running.address if number == 0 else base(running) + "weave")
+        shrink = context.new_page()
+        shrink.goto(base(running) + "shrink")
+        until(shrink, "document.body.dataset.ready === 'true'")
+        with suppress(TimeoutError):
+            until(shrink, "document.getElementById('doing').textContent.startsWith('All budgets')", 600)
+        pages = [*weave, shrink]
+        sessions = [context.new_cdp_session(page) for page in pages]
+        for session in sessions:
+            session.send("Performance.enable")
+        newest = "Number(document.getElementById('newest').dataset.window)"
+        for page in weave:
+            until(page, "!!document.getElementById('newest').dataset.window")
+        windows, begin_s = [page.evaluate(newest) for page in weave], time.monotonic()
+        at_s, rss, heaps, answers = [], [], [], []
+        turn = 0
+        while time.monotonic() - begin_s < 60 * minutes:
+            # A budget up and one down, and the picture of one stream held and let go.
+            answers += [shrink.evaluate(SLIDE, -1 if turn // 4 % 2 else 1)]
+            weave[turn % count].evaluate("document.getElementById('pause').click()")
+            time.sleep(5)
+            weave[turn % count].evaluate("document.getElementById('pause').click()")
+            for session in sessions:
+                session.send("HeapProfiler.collectGarbage")
+            at_s.append(round(time.monotonic() - begin_s, 1))
+            rss.append(rss_mib(running.process.pid))
+            heaps.append([heap_mib(session) for session in sessions])
+            turn += 1
+        lasted_s = time.monotonic() - begin_s
+        played = [(page.evaluate(newest) - first) / lasted_s for page, first in zip(weave, windows, strict=True)]
+        context.close()
+    return {
+        "minutes": lasted_s / 60,
+        "weave_pages": count,
+        "rss_mib": {**change(at_s, rss), "all": rss},
+        "heap_mib_of_pages": [change(at_s, [row[page] for row in heaps]) for page in range(len(pages))],
+        "signal_seconds_per_second": played,
+        "slider_s": summary(answers),
+    }
+
+
+def change(at_s: list[float], values: list[float]) -> dict[str, float]:
+    """Medians of the first and the last quarter, the largest, and the median slope between any two, a minute."""
+    quarter = max(1, len(values) // 4)
+    slopes = [
+        60 * (values[j] - values[i]) / (at_s[j] - at_s[i]) for j in range(len(values)) for i in range(j)
+    ]  # fmt: skip
+    return {
+        "first_quarter": statistics.median(values[:quarter]),
+        "last_quarter": statistics.median(values[-quarter:]),
+        "largest": max(values),
+        "a_minute": round(statistics.median(slopes), 4) if slopes else 0.0,
+    }
+
+
+def heap_mib(session: CDPSession) -> float:
+    """What the scripts of a page hold, after its rubbish was collected."""
+    metrics = {each["name"]: each["value"] for each in session.send("Performance.getMetrics")["metrics"]}
+    return round(float(metrics["JSHeapUsedSize"]) / 2**20, 3)
+
+
 def base(running: Running) -> str:
     """The address without the token."""
     return running.address.partition("?")[0]
@@ -195,7 +268,8 @@ def main() -> None:
     """Measure what was asked for, print it, and keep it where that was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of recordings; without it signals are generated")
-    parser.add_argument("--parts", default="picture,slider,tabs", help="of these; may be empty")
+    parser.add_argument("--parts", default="picture,slider,tabs", help="of these and soak; may be empty")
+    parser.add_argument("--minutes", type=float, default=10.0, help="of the soak")
     parser.add_argument("--rounds", type=int, default=5, help="starts of the program for the first picture")
     parser.add_argument("--tabs", type=int, default=4)
     parser.add_argument("--out", type=Path, help="keep the results in this file")
@@ -214,6 +288,8 @@ def main() -> None:
             results["slider"] = slider(browser, given.data)
         if "tabs" in wanted:
             results["tabs"] = tabs(browser, given.data, given.tabs)
+        if "soak" in wanted:
+            results["soak"] = soak(browser, given.data, given.tabs - 1, given.minutes)
         browser.close()
     for name, result in results.items():
         print(json.dumps({name: result}))

@@ -29,6 +29,9 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+    # A microphone that beeps, which nobody is asked to allow.
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
 ]
 SIZES = [(1280, "light"), (390, "dark")]
 
@@ -161,6 +164,34 @@ def test_shrink_tells_the_numbers_of_the_program(visit: Visit) -> None:
     page.wait_for_selector("body[data-answered]")
     assert float(page.get_attribute("body", "data-answered")) < 1000
     assert visit.value("#figures data.bytes") == found["summary"]["bytes"]
+    visit.done()
+
+
+def test_the_microphone_is_heard_by_both_models(visit: Visit) -> None:
+    page = visit.page
+    page.goto(visit.base + "shrink")
+    page.wait_for_selector("body[data-ready=true] #figures data.bytes")
+    page.get_by_role("button", name="Record").press("Enter")
+    visit.wait("document.getElementById('clip').value.startsWith('microphone')")
+    visit.wait("document.getElementById('compressed').getAttribute('aria-label').startsWith('Pitch found')")
+    assert page.inner_text("#problem") == ""
+    assert "gone when the program ends" in page.inner_text("#recording")
+    query = "tracker=stand-in&objective=bytes&share=0.3&clip=" + page.input_value("#clip")
+    found = page.evaluate("q => fetch('/shrink/point?' + q).then(r => r.json())", query)
+    # Three seconds, a frame every 10 ms, and the beeps are loud.
+    assert found["clip"]["dense"]["frames"] == pytest.approx(300, abs=15)
+    assert max(max(high, -low) for low, high in found["clip"]["outline"]) == 1.0
+    visit.done()
+
+
+def test_without_a_microphone_the_page_says_so(visit: Visit) -> None:
+    page = visit.page
+    refusal = "navigator.mediaDevices.getUserMedia = async () => { throw new DOMException('', 'NotAllowedError'); }"
+    page.add_init_script(refusal)
+    page.goto(visit.base + "shrink")
+    page.get_by_role("button", name="Record").click()
+    visit.wait("document.getElementById('problem').textContent.includes('was not allowed')")
+    assert page.get_by_role("button", name="Record").is_enabled()
     visit.done()
 
 

@@ -3,7 +3,7 @@
 
 (() => {
   const byId = (id) => document.getElementById(id);
-  const { objectives, first } = JSON.parse(byId("setting").dataset.setting);
+  const { objectives, first, rate, seconds } = JSON.parse(byId("setting").dataset.setting);
   const slider = byId("budget");
   let points = [], shown = null, doingNow = null, asked = 0, timer = 0, slow = 0;
 
@@ -278,6 +278,56 @@
       (sure.length ? ", median " + Plot.number(sure[sure.length >> 1]) + " Hz" : ""));
   }
 
+  // What the microphone hears goes to the program on this machine, one channel at the models' rate, and nowhere else.
+  async function record() {
+    const button = byId("record"), say = (text) => { byId("recording").textContent = text; };
+    problem("");
+    if (!navigator.mediaDevices || !window.MediaRecorder) return problem("This browser gives pages no microphone.");
+    button.disabled = true;
+    let stream = null;
+    try {
+      stream = await navigator.mediaDevices.getUserMedia({ audio: { channelCount: 1 } });
+      const recorder = new MediaRecorder(stream), parts = [];
+      recorder.addEventListener("dataavailable", (event) => parts.push(event.data));
+      const ended = new Promise((done) => recorder.addEventListener("stop", done));
+      recorder.start();
+      say("Speak now …");
+      setTimeout(() => recorder.stop(), 1000 * seconds + 100);
+      await ended;
+      say("Listening …");
+      const sound = await resampled(await new Blob(parts).arrayBuffer());
+      const answer = await fetch("/shrink/hear", { method: "POST", headers: { "Content-Type": "application/octet-stream" }, body: sound });
+      const content = answer.headers.get("content-type").startsWith("application/json") ? await answer.json() : {};
+      if (!answer.ok) throw new Error(content.problem || "the program refused (" + answer.status + "): load this page again");
+      const option = Plot.element("option", { textContent: content.clip });
+      byId("clip").append(option);
+      byId("clip").value = option.value;
+      say("Recorded; it is gone when the program ends.");
+      show();
+    } catch (error) {
+      say("");
+      problem({ NotAllowedError: "The microphone was not allowed: allow it beside the address and try again.",
+        NotFoundError: "There is no microphone on this machine." }[error.name] || error.message);
+    } finally {
+      if (stream) for (const track of stream.getTracks()) track.stop();
+      button.disabled = false;
+    }
+  }
+
+  async function resampled(recorded) {
+    const decoder = new AudioContext();
+    const decoded = await decoder.decodeAudioData(recorded).finally(() => decoder.close());
+    const count = Math.min(Math.floor(rate * seconds), Math.floor(rate * decoded.duration));
+    const offline = new OfflineAudioContext(1, Math.max(1, count), rate), source = offline.createBufferSource();
+    source.buffer = decoded;
+    source.connect(offline.destination);
+    source.start();
+    const mono = (await offline.startRendering()).getChannelData(0), view = new DataView(new ArrayBuffer(2 * mono.length));
+    mono.forEach((value, at) => view.setInt16(2 * at, Math.max(-32768, Math.min(32767, Math.round(32768 * value))), true));
+    return view.buffer;
+  }
+
+  byId("record").addEventListener("click", record);
   byId("tracker").addEventListener("change", choose);
   byId("objective").addEventListener("change", choose);
   byId("clip").addEventListener("change", show);
