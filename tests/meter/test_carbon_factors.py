@@ -160,3 +160,9 @@ def test_no_socket_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "socket", refuse)
     monkeypatch.setattr(socket, "create_connection", refuse)
     assert carbon(ENERGY, "usa-ca").grams is not None
+
+
+def test_of_two_hundred_places_an_error_names_a_few() -> None:
+    with pytest.raises(ClisonixError, match=r"; \d{3} are valid, such as ABW, ") as caught:
+        carbon_factor("ZZZ")
+    assert len(str(caught.value)) < 150
