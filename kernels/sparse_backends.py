@@ -45,7 +45,7 @@ def run_multiply(
         ways["torch"] = partial(sparse_torch.multiply, x, values, crow, col, m, n, turned)
     if turned and values.ndim == 1 and _torch_sparse_takes(x, values, crow):
         ways["torch_sparse"] = partial(_torch_sparse_multiply, x, values, crow, col)
-    return take("multiply", ways, backend, x, values.shape, (m, n), turned)
+    return take("multiply", ways, backend, x, values.shape, (m, n))
 
 
 def run_multiply_t(
@@ -65,7 +65,7 @@ def run_multiply_t(
         ways["torch"] = partial(twofour.multiply_t, x, values, crow, n, turned)
     else:
         ways["torch"] = partial(sparse_torch.multiply_t, x, values, crow, col, m, n, turned)
-    return take("multiply_t", ways, backend, x, values.shape, (m, n), turned)
+    return take("multiply_t", ways, backend, x, values.shape, (m, n))
 
 
 def run_sample(
@@ -87,7 +87,7 @@ def run_sample(
         ways["torch"] = partial(twofour.sample, left, right, crow, turned)
     else:
         ways["torch"] = partial(sparse_torch.sample, left, right, crow, col, list(shape), turned)
-    return take("sample", ways, backend, left, shape, (m, n), turned)
+    return take("sample", ways, backend, left, shape, (m, n))
 
 
 def _is_settled(backend: str, multiplications: int, turned: bool) -> bool:
@@ -123,7 +123,6 @@ def take(
     x: Tensor,
     stored: Sequence[int],
     shape: tuple[int, int],
-    turned: bool,
 ) -> Tensor:
     """The result of one of `ways`: of the one that `backend` names, if it is there and any is named."""
     if backend:
@@ -131,13 +130,13 @@ def take(
             raise ClisonixError(f"There is no backend {backend!r} for sparse products{nearest(backend, BACKENDS)}.")
         # A backend may lack some operations of a product that it can run itself: its gradients, or its transpose.
         return ways.get(backend, ways["torch"])()
-    k = x.shape[1] if turned else x.shape[0]
+    # With several ways the vectors are columns: for rows the own kernel was taken, or there is only torch's.
+    k = x.shape[1]
     if len(ways) == 1 or math.prod(stored) * k < SMALL:
         return next(iter(ways.values()))()
     sizes = "×".join(str(size.bit_length()) for size in (*shape, k, stored[0]))
     kind = ("entries", "two of four", f"{stored[1:]} blocks")[len(stored) - 1]
-    along = "across" if turned else "along"
-    return ways[choose(f"{operation} {kind} {x.dtype} {sizes} {along}", ways, x.device)]()
+    return ways[choose(f"{operation} {kind} {x.dtype} {sizes} across", ways, x.device)]()
 
 
 def _torch_sparse_takes(x: Tensor, values: Tensor, crow: Tensor) -> bool:
