@@ -57,7 +57,6 @@ class Bench:
         self._doing: tuple[Task, str, int, int, float] | None = None
         self._models: dict[str, nn.Module] = {}
         self._dense: dict[tuple[str, str], Tensor] = {}
-        self._small: dict[Task, nn.Module] = {}
         self._heard: deque[Clip] = deque(maxlen=MOST_HEARD)
         self._recordings = 0
         self._speech: Speech | None = None
@@ -99,11 +98,6 @@ class Bench:
             name = f"microphone, recording {self._recordings}"
         clip = heard(name, sound)
         with self._wake:
-            if len(self._heard) == MOST_HEARD:
-                gone = self._heard[0].name
-                self._dense = {key: value for key, value in self._dense.items() if key[1] != gone}
-                for found in self._points.values():
-                    found.get("clips", {}).pop(gone, None)
             self._heard.append(clip)
         return name
 
@@ -150,37 +144,27 @@ class Bench:
 
     def point(self, task: Task, clip: str) -> tuple[bool, dict[str, Any]]:
         """Whether a point is made, and what there is of it with this clip: at first the dense model and the plan."""
-        self._try_heard(task, clip)
         with self._wake:
             found = self._points.get(task)
             early = {"plan": self._plans.get(task)}
             output = self._dense.get((task.tracker, clip))
+            model = self._models.get(task.tracker)
+            spoken = next((c for c in self._heard if c.name == clip), None)
+        if spoken is not None and model is not None:
+            # Quick, so that nothing is kept which would have to go with the recording.
+            with torch.no_grad():
+                output = model(spoken.frames)
         if found is not None:
-            shown = {key: value for key, value in found.items() if key != "clips"}
-            return True, {**shown, "clip": found["clips"].get(clip)} if "clips" in found else shown
+            shown = {key: value for key, value in found.items() if key not in ("clips", "model")}
+            if "clips" not in found:
+                return True, shown
+            if spoken is None or output is None:
+                return True, {**shown, "clip": found["clips"].get(clip)}
+            return True, {**shown, "clip": tried(output, found["model"], spoken)}
         if output is None:
             return False, early
-        outline = next(c.outline for c in self.clips() if c.name == clip)
+        outline = (spoken or next(c for c in self.speech.clips if c.name == clip)).outline
         return False, {**early, "clip": {"outline": outline, "dense": drawn(output)}}
-
-    def _try_heard(self, task: Task, name: str) -> None:
-        """Run the models, as far as they are made, on a recording of the microphone that they did not hear yet."""
-        with self._wake:
-            clip = next((c for c in self._heard if c.name == name), None)
-            model, small = self._models.get(task.tracker), self._small.get(task)
-            known = (task.tracker, name) in self._dense
-            clips = self._points.get(task, {}).get("clips", {})
-        if clip is None or model is None:
-            return
-        if not known:
-            with torch.no_grad():
-                output = model(clip.frames)
-            with self._wake:
-                self._dense[task.tracker, name] = output
-        if small is not None and name not in clips:
-            tried = self._try(task.tracker, small, clip)
-            with self._wake:
-                clips[name] = tried
 
     def _work(self) -> None:
         while True:
@@ -221,14 +205,14 @@ class Bench:
         say("compress", 0, 1)
         small = clisonix.compress(model, plan, calibration=speech.calibration, progress=say)
         say("try", 0, 1)
-        tried = {clip.name: self._try(task.tracker, small, clip) for clip in speech.clips}
+        clips = {clip.name: tried(self._dense[task.tracker, clip.name], small, clip) for clip in speech.clips}
         say("time", 0, 1)
         with clisonix.Meter() as meter:
             dense, packed = inference_costs(
                 [model, small], speech.clips[0].frames, meter=meter, rounds=3, seconds=0.1
             )
-        voiced = sum(t["voiced"] for t in tried.values())
-        close = sum(t["close"] for t in tried.values())
+        voiced = sum(t["voiced"] for t in clips.values())
+        close = sum(t["close"] for t in clips.values())
         summary = {
             "bytes": plan.file_bytes,
             "dense_bytes": plan.dense_file_bytes,
@@ -244,23 +228,23 @@ class Bench:
             "how": packed.how,
             "took_s": time.monotonic() - since,
         }
-        with self._wake:
-            self._small[task] = small
-        return {"summary": summary, "plan": told_plan(plan), "clips": tried}
+        return {"summary": summary, "plan": told_plan(plan), "clips": clips, "model": small}
 
-    @torch.no_grad()
-    def _try(self, tracker: str, small: nn.Module, clip: Clip) -> dict[str, Any]:
-        before, after = self._dense[tracker, clip.name], small(clip.frames)
-        voiced = before.amax(1) > VOICED
-        off = (pitch_cents(after) - pitch_cents(before)).abs()
-        return {
-            "outline": clip.outline,
-            "dense": drawn(before),
-            "compressed": drawn(after),
-            "voiced": int(voiced.sum()),
-            "close": int((off[voiced] <= CLOSE_CENTS).sum()),
-            "error": float((after - before).square().sum() / before.square().sum()),
-        }
+
+@torch.no_grad()
+def tried(before: Tensor, small: nn.Module, clip: Clip) -> dict[str, Any]:
+    """What `small` makes of a clip, beside the dense model's `before`, `(frames, 360)`."""
+    after = small(clip.frames)
+    voiced = before.amax(1) > VOICED
+    off = (pitch_cents(after) - pitch_cents(before)).abs()
+    return {
+        "outline": clip.outline,
+        "dense": drawn(before),
+        "compressed": drawn(after),
+        "voiced": int(voiced.sum()),
+        "close": int((off[voiced] <= CLOSE_CENTS).sum()),
+        "error": float((after - before).square().sum() / before.square().sum()),
+    }
 
 
 def told_plan(plan: Plan) -> dict[str, Any]:

@@ -185,15 +185,15 @@ def test_a_budget_out_of_reach_is_a_sentence(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def tone(pitch_hz: float, seconds: float = 1.0) -> np.ndarray:
-    """Samples of a voice-like tone at 16 kHz, 16-bit."""
+    """Samples of a voice-like tone at 16 kHz."""
     time_s = np.arange(int(seconds * RATE_HZ)) / RATE_HZ
-    return (8000 * sum(np.sin(2 * np.pi * k * pitch_hz * time_s) / k for k in range(1, 9))).astype("<i2")
+    return np.sum([np.sin(2 * np.pi * k * pitch_hz * time_s) / k for k in range(1, 9)], axis=0)
 
 
 def test_what_a_microphone_heard_is_tried_by_models_that_are_made(bench: Bench) -> None:
     task = Task("stand-in", "bytes", 0.5)
     before = bench.state("stand-in", "bytes")
-    names = [bench.hear((tone(pitch_hz) / 2**15).astype(np.float32)) for pitch_hz in (120.0, 200.0)]
+    names = [bench.hear((0.25 * tone(pitch_hz)).astype(np.float32)) for pitch_hz in (120.0, 200.0)]
     for name, pitch_hz in zip(names, (120.0, 200.0), strict=True):
         done, found = bench.point(task, name)
         assert done
@@ -204,7 +204,7 @@ def test_what_a_microphone_heard_is_tried_by_models_that_are_made(bench: Bench) 
     # The figures of the frontier stay those of the recordings that come with the page.
     assert bench.state("stand-in", "bytes") == before
     for _ in range(bench_module.MOST_HEARD):
-        last = bench.hear((tone(150.0, 0.3) / 2**15).astype(np.float32))
+        last = bench.hear((0.25 * tone(150.0, 0.3)).astype(np.float32))
     kept = [clip.name for clip in bench.clips()]
     assert names[0] not in kept
     assert last in kept
@@ -216,7 +216,8 @@ def test_sound_of_a_page_is_taken_and_anything_else_refused(demo: TestClient) ->
     def send(content: bytes, kind: str = "application/octet-stream", **headers: str) -> Any:
         return demo.post("/shrink/hear", content=content, headers={"content-type": kind, **(headers or OWN)})
 
-    name = send(tone(200.0).tobytes()).json()["clip"]
+    sound = (8000 * tone(200.0)).astype("<i2").tobytes()
+    name = send(sound).json()["clip"]
     assert name in demo.get("/shrink").text
     assert demo.get(f"/shrink/point?tracker=stand-in&objective=bytes&clip={name}").status_code == 202
     for content, sentence in ((b"", "at least 0.2 s"), (bytes(20000), "silent"), (bytes(20001), "within a sample")):
@@ -225,16 +226,14 @@ def test_sound_of_a_page_is_taken_and_anything_else_refused(demo: TestClient) ->
         assert sentence in answer.json()["problem"]
     assert send(bytes(2 * 3 * RATE_HZ + 2)).status_code == 413
     assert send(b"{}", "application/json").status_code == 415
-    assert send(tone(200.0).tobytes(), origin="http://evil.example").status_code == 403
+    assert send(sound, origin="http://evil.example").status_code == 403
 
 
 def test_the_taught_model_hears_pitch(bench: Bench) -> None:
     model = bench._models["stand-in"]
-    time_s = np.arange(RATE_HZ // 2) / RATE_HZ
     for pitch_hz in (98.0, 131.0, 220.0):
-        sound = sum(np.sin(2 * np.pi * k * pitch_hz * time_s) / k for k in range(1, 9))
         with torch.no_grad():
-            found = hertz(pitch_cents(model(frames_of(sound, RATE_HZ))))
+            found = hertz(pitch_cents(model(frames_of(tone(pitch_hz, 0.5), RATE_HZ))))
         off = 1200 * np.log2(float(found[5:-5].median()) / pitch_hz)
         assert abs(off) < 30
 
