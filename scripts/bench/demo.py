@@ -26,7 +26,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from playwright.sync_api import Browser, CDPSession, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, CDPSession, Page, sync_playwright
 from raw_record import keep, load_average
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
@@ -43,6 +43,7 @@ DRAWN = """() => {
     return false;
   });
 }"""
+NEWEST = "Number(document.getElementById('newest').dataset.window)"
 PAINTED = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))"
 # From the key that moves the slider until the frame that shows its answer.
 SLIDE = """async (step) => {
@@ -139,23 +140,14 @@ def tabs(browser: Browser, data: Path | None, count: int, seconds: float = 10.0)
     """Several pages at once: how long each waits for its picture, and whether all keep up with the signals."""
     with program(data, None) as running:
         context = browser.new_context(viewport={"width": 1280, "height": 900})
-        pages, waited = [], []
-        for number in range(count):
-            page = context.new_page()
-            begin_s = time.monotonic()
-            first_picture(page, running.address if number == 0 else base(running) + "weave")
-            waited.append(time.monotonic() - begin_s)
-            pages.append(page)
-        for page in pages:
-            until(page, "!!document.getElementById('newest').dataset.window")
-        newest = "Number(document.getElementById('newest').dataset.window)"
+        pages, waited = playing(context, running, count)
         hop_s = 1.0
-        begin = [(page.evaluate(newest), time.monotonic()) for page in pages]
+        begin = [(page.evaluate(NEWEST), time.monotonic()) for page in pages]
         used_s = cpu_s(running.process.pid)
         time.sleep(seconds)
         used_s = cpu_s(running.process.pid) - used_s
         played = [
-            (page.evaluate(newest) - b) * hop_s / (time.monotonic() - at)
+            (page.evaluate(NEWEST) - b) * hop_s / (time.monotonic() - at)
             for page, (b, at) in zip(pages, begin, strict=True)
         ]
         rss = rss_mib(running.process.pid)
@@ -176,10 +168,7 @@ def soak(browser: Browser, data: Path | None, count: int, minutes: float) -> dic
     """
     with program(data, None) as running:
         context = browser.new_context(viewport={"width": 1280, "height": 900})
-        weave = []
-        for number in range(count):
-            weave.append(context.new_page())
-            first_picture(weave[-1], running.address if number == 0 else base(running) + "weave")
+        weave, _ = playing(context, running, count)
         shrink = context.new_page()
         shrink.goto(base(running) + "shrink")
         until(shrink, "document.body.dataset.ready === 'true'")
@@ -189,10 +178,7 @@ def soak(browser: Browser, data: Path | None, count: int, minutes: float) -> dic
         sessions = [context.new_cdp_session(page) for page in pages]
         for session in sessions:
             session.send("Performance.enable")
-        newest = "Number(document.getElementById('newest').dataset.window)"
-        for page in weave:
-            until(page, "!!document.getElementById('newest').dataset.window")
-        windows, begin_s = [page.evaluate(newest) for page in weave], time.monotonic()
+        windows, begin_s = [page.evaluate(NEWEST) for page in weave], time.monotonic()
         at_s, rss, heaps, answers = [], [], [], []
         turn = 0
         while time.monotonic() - begin_s < 60 * minutes:
@@ -208,7 +194,7 @@ def soak(browser: Browser, data: Path | None, count: int, minutes: float) -> dic
             heaps.append([heap_mib(session) for session in sessions])
             turn += 1
         lasted_s = time.monotonic() - begin_s
-        played = [(page.evaluate(newest) - first) / lasted_s for page, first in zip(weave, windows, strict=True)]
+        played = [(page.evaluate(NEWEST) - first) / lasted_s for page, first in zip(weave, windows, strict=True)]
         context.close()
     return {
         "minutes": lasted_s / 60,
@@ -218,6 +204,20 @@ def soak(browser: Browser, data: Path | None, count: int, minutes: float) -> dic
         "signal_seconds_per_second": played,
         "slider_s": summary(answers),
     }
+
+
+def playing(context: BrowserContext, running: Running, count: int) -> tuple[list[Page], list[float]]:
+    """Pages of Weave that show windows, opened one after the other, and how long each waited for its picture."""
+    pages, waited = [], []
+    for number in range(count):
+        page = context.new_page()
+        begin_s = time.monotonic()
+        first_picture(page, running.address if number == 0 else base(running) + "weave")
+        waited.append(time.monotonic() - begin_s)
+        pages.append(page)
+    for page in pages:
+        until(page, "!!document.getElementById('newest').dataset.window")
+    return pages, waited
 
 
 def change(at_s: list[float], values: list[float]) -> dict[str, float]:
